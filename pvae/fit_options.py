@@ -36,7 +36,7 @@ class FitOptions:
 
     epochs: int = field(
         default=50,
-        metadata=_metadata("Number of passes over the training data, including those of the run to be resumed."),
+        metadata=_metadata("Number of passes over the training data, including the passes of a resumed run."),
     )
     batch_size: int = field(default=100, metadata=_metadata("Number of data in one step."))
     learning_rate: float | Mapping[str, float] = field(
@@ -66,7 +66,8 @@ class FitOptions:
     step: str = field(
         default="auto",
         metadata=_metadata(
-            "How a step is executed. graph traces a step once and replays it; compile compiles the graph too; auto is "
+            "Method of executing a step. graph traces a step once and replays it; compile compiles the graph too; auto "
+            "is "
             "graph, or compile if the training is long; capture launches a graph as one CUDA graph.",
             ("auto", "eager", "graph", "compile", "capture"),
         ),
@@ -98,7 +99,8 @@ class FitOptions:
     on_divergence: str = field(
         default="stop",
         metadata=_metadata(
-            "What to do if a number is not finite. rollback restores the last good state and halves the learning rate.",
+            "Reaction to a number that is not finite. rollback restores the last good state and halves the learning "
+            "rate.",
             ("stop", "rollback"),
         ),
     )

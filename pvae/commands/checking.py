@@ -31,7 +31,7 @@ __all__ = ["check"]
 @traceback_option
 @click.pass_context
 def check(ctx: click.Context, /, model: str, seed: int, as_json: bool, **options: object) -> None:
-    """Check MODEL with an objective on one batch of data, without training, and print what is wrong.
+    """Check MODEL with an objective on one batch of data, without training, and print the errors that were found.
 
     MODEL is the name of a built-in model (`pvae list`), or a class or function in a file: my_model.py:MyModel. The
     exit code is 2 if a finding is fatal.

@@ -32,25 +32,25 @@ __all__ = ["compare"]
 
 OBJECTIVES_HELP = "Names of objectives (`pvae list`) with settings, separated by commas."
 SEEDS_HELP = "Number of seeds (0, 1, ...), or the seeds themselves, such as 3,5,8."
-BASELINE_HELP = (
-    "Objective that is listed first, and that the others are compared with. [default: the first of --objectives]"
-)
+BASELINE_HELP = "Objective that is listed first and compared with the others. [default: the first of --objectives]"
 LIMIT_HELP = (
     "Number of test data to evaluate on, drawn at random with seed 0; 0 means all of them. [default: 1000, and 100 "
     "with annealing]"
 )
 EVIDENCE_HELP = (
-    "How the log evidence is estimated. is: importance sampling. ais: annealed importance sampling, a lower estimate. "
+    "Method of estimating the log evidence. is: importance sampling. ais: annealed importance sampling, a lower "
+    "estimate. "
     "sandwich: from both sides. Settings follow colons: sandwich:temperatures=200:chains=8:start=guide."
 )
 BUDGET_HELP = "Equal budget for each training: a time, such as 60s or 5min, or a number such as 2M-evaluations."
 GRID_HELP = (
     "Values of a setting of the models or of the training, such as learning_rate=1e-3,3e-4: each MODEL has a row for "
-    "each value. With semicolons a value may have commas: 'hidden=200,200;100'. Several --grid: a row for each "
-    "combination."
+    "each value. With semicolons a value may have commas: 'hidden=200,200;100'. With several --grid, each combination "
+    "has a row."
 )
 EXECUTOR_HELP = (
-    "How the cells are run. local: worker processes on this machine. ray: tasks on a Ray cluster. slurm: jobs of a "
+    "Method of running the cells. local: worker processes on this machine. ray: tasks on a Ray cluster. slurm: jobs of "
+    "a "
     "plan; this command then collects their results."
 )
 PLAN_HELP = (
@@ -103,10 +103,10 @@ def compare(ctx: click.Context, /, models: tuple[str, ...], out: str, as_json: b
 
     A MODEL is the name of a built-in model (`pvae list`), or a class or function in a file: my_model.py:MyModel.
     Settings may follow its name: vae:prior=vamp:learning_rate=3e-4. They replace those of the flags, and make a row.
-    Runs that OUT already holds are not trained again. The report is OUT/index.html.
+    Runs that are already in OUT are not trained again. The report is OUT/index.html.
 
-    On a cluster with Slurm, --plan jobs.txt > jobs.sh prepares an array of jobs, and the same command with
-    --executor slurm in place of --plan collects the results.
+    On a cluster with Slurm, --plan jobs.txt > jobs.sh prepares an array of jobs, and the same command with --executor
+    slurm instead of --plan collects the results.
     """
     if options["cell"] is not None and options["plan"] is not None:
         raise InputError(

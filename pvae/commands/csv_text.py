@@ -16,7 +16,8 @@ __all__ = ["keep_formulas_option", "write_csv"]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 KEEP_HELP = (
-    "Write text to CSV as it is. By default, text that a spreadsheet would run as a formula is written with a ' before "
+    "Write text to CSV unchanged. By default, text that a spreadsheet would run as a formula is written with a ' "
+    "before "
     "it."
 )
 

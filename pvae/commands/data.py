@@ -100,7 +100,7 @@ def _describe_refused(path: Path, reading: dict[str, Any], error: InputError, as
 def verify(names: tuple[str, ...]) -> None:
     """Check the files of the data sets NAMES against their SHA-256 checksum.
 
-    Without NAMES, every data set whose files are on this machine is checked.
+    Without NAMES, every data set with files on this machine is checked.
     """
     from pvae.data import describe_data
     from pvae.data import verify as verify_files

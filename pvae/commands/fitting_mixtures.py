@@ -47,8 +47,8 @@ SPLIT_HELP = (
     "Size of the {0} split: a number of data, or a fraction below 1; 0 means no {0} split. "
     "[default: the data set's own split, else a tenth]"
 )
-ASSIGN_HELP = "CSV file for the component of every row, in the order of the rows. [default: write none]"
-MERGE_HELP = "Merge components whose overlap is above this number, in (0, 1). [default: no merging]"
+ASSIGN_HELP = "CSV file for the component of every row, in the order of the rows. [default: write no file]"
+MERGE_HELP = "Merge components with an overlap above this number, in (0, 1). [default: no merging]"
 SPLIT_MERGE_HELP = "Number of split-and-merge moves to try."
 START_HELP = "Method that chooses the initial parameters of a start."
 OUT_HELP = "Folder for the parameters, results and figures. [default: write nothing]"
@@ -76,7 +76,9 @@ OUT_HELP = "Folder for the parameters, results and figures. [default: write noth
 @make_option("EM", "--starts", click.IntRange(min=1), 1, "Number of starts; the best result is kept.")
 @make_option("EM", "--init", click.Choice(STARTS), "kmeans", START_HELP)
 @make_option("EM", "--max-iter", click.IntRange(min=0), 200, "Largest number of EM steps of one start.")
-@make_option("EM", "--tol", float, 1e-4, "EM has converged if a step gains less than this, in nats per datum.")
+@make_option(
+    "EM", "--tol", float, 1e-4, "EM has converged if the gain of a step is below this number, in nats per datum."
+)
 @make_option("EM", "--merge", float, None, MERGE_HELP)
 @make_option("EM", "--split-merge", int, 0, SPLIT_MERGE_HELP)
 @make_option("EM", "--device", str, None, "cpu or cuda. [default: cpu]")

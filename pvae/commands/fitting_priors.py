@@ -27,7 +27,7 @@ KIND_HELP = (
     "flow, aggregate, vamp, vae. For discrete codes: autoregressive. [default: mixture; autoregressive for codes]"
 )
 DRAWS_HELP = "Number of draws of z per datum."
-MEANS_HELP = "Fit the means of q in place of draws of z."
+MEANS_HELP = "Fit the means of q instead of draws of z."
 EPOCHS_HELP = "Number of passes over the codes, for kinds that are fitted by gradients."
 
 

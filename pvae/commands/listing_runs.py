@@ -27,8 +27,8 @@ def runs_(folder: str, as_json: bool) -> None:
     """List the runs in FOLDER and in its subfolders, with their state and their score. The default FOLDER is runs.
 
     A run is finished, or training (a process writes to it now), or stopped (pvae train --resume continues it), or
-    damaged; or its prior was fitted to its codes after the training. The validation bound is the best one, in nats per
-    datum; a run with a fitted prior has none.
+    damaged; or its prior was fitted to its codes after the training. The validation bound is the best of the run, in
+    nats per datum; a run with a fitted prior has no bound.
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder} is not a folder. Name the folder that holds the runs, such as runs.")

@@ -20,8 +20,8 @@ CHECKS = ("gaps", "calibrate", "resemblance", "reference", "all")
 _CHECKS_WITH_PARTICLES = ("all", "gaps", "resemblance")
 
 CHECKS_HELP = (
-    "Checks of the model in place of --method, separated by commas. gaps: approximation and amortisation gap. "
-    "calibrate: is the guide right on simulated data? resemblance: do the data resemble those of the model? reference: "
+    "Checks of the model instead of --method, separated by commas. gaps: approximation and amortisation gap. "
+    "calibrate: is the guide right on simulated data? resemblance: do the data resemble simulated data? reference: "
     "the guide against long chains, on a few data. all: answers to the main questions, which are saved in the run. "
     "Checks have their own numbers of particles, unless --particles is given."
 )

@@ -48,7 +48,9 @@ PARTICLES_HELP = (
 )
 SEARCH_HELP = "Try the gradient strategies of all sites of the guide, and rank them by variance times time."
 MOST_HELP = "Largest number of combinations of strategies that --search tries."
-STEP_HELP = "How a gradient is computed; the numbers are the same. auto traces a step once and replays it if possible."
+STEP_HELP = (
+    "Method of computing a gradient; the numbers are the same. auto traces a step once and replays it if possible."
+)
 OUT_HELP = "Folder for gradients.json and the figures. [default: write nothing]"
 
 
@@ -77,11 +79,11 @@ OUT_HELP = "Folder for gradients.json and the figures. [default: write nothing]"
 @traceback_option
 @click.pass_context
 def gradients(ctx: click.Context, /, model: str, out: str | None, as_json: bool, **options: Any) -> None:
-    """Measure the gradients of objectives at the initial parameters of MODEL, or at those of the run in the folder RUN.
+    """Measure the gradients of objectives at the initial parameters of MODEL, or at the parameters of the run RUN.
 
     MODEL is the name of a built-in model (`pvae list`), or a class or function in a file: my_model.py:MyModel. The
     table shows bias against the exact gradient, variance, signal-to-noise ratio, cosine, time, and variance times
-    time, for theta (the parameters of the model) and phi (those of the guide). Nothing is trained.
+    time, for theta (the parameters of the model) and phi (the parameters of the guide). Nothing is trained.
     """
     objectives, counts = _parse_objectives(options), _parse_counts(options["particles"])
     if counts and options["search"]:

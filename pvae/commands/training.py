@@ -31,7 +31,7 @@ from pvae.logs import is_hidden
 __all__ = ["default_folder", "train"]
 
 CHANGES_HELP = (
-    "What may differ from the run that --resume continues, separated by commas: model (its settings and code), "
+    "Parts that may differ from the resumed run, separated by commas: model (its settings and code), "
     "objective, data, training (the options), versions."
 )
 PROGRESS_HELP = "Show progress on standard error: a bar on a terminal, else one line per epoch. [default: show]"

@@ -31,8 +31,8 @@ SITE_HELP = "Latent site. [default: all sites of the guide, side by side]"
 EXPORT_HELP = "File to write: .pt2 (PyTorch), .onnx, or .safetensors (parameters)."
 CONDITION_HELP = "Condition of all samples, such as y=3, or a label by its name. This option can be repeated."
 DRAWS_HELP = "Write N completed data sets below each other, with drawn missing values and a column draw."
-QUANTILES_HELP = "Write quantiles of the missing values beside their mean: 0.05,0.95."
-MEAN_HELP = "Write the mean of x given z, which is less noisy than data are."
+QUANTILES_HELP = "Write quantiles of the missing values in addition to their mean: 0.05,0.95."
+MEAN_HELP = "Write the mean of x given z, which varies less than data."
 
 
 def _options(command: Command) -> Command:
@@ -62,7 +62,7 @@ def _data_options(command: Command) -> Command:
 def encode(run: str, site: str | None, **options: Any) -> None:
     """Write the codes of data: the mean of z for each datum, or the most probable value of a site with few values.
 
-    With --data, all data are encoded in the order of the file; otherwise a split of the data of the training.
+    With --data, all data are encoded in the order of the file; otherwise a split of the training's data.
     """
     _write(run, options, "codes", lambda opened, data: opened.encode(**data, site=site, seed=options["seed"]))
 
@@ -74,7 +74,7 @@ def encode(run: str, site: str | None, **options: Any) -> None:
 @make_option("Output", "--condition", str, None, CONDITION_HELP, multiple=True, metavar="NAME=VALUE")
 @_options
 def sample(run: str, count: int, mean: bool, condition: tuple[str, ...], **options: Any) -> None:
-    """Write new data: z is drawn from the prior, and x given z, in the units of the data of the training.
+    """Write new data: z is drawn from the prior, and x given z, in the units of the training data.
 
     A conditional model needs a value of its condition: --condition y=3, or the name of the column of labels.
     """
@@ -102,9 +102,9 @@ def _condition(text: str) -> tuple[str, str]:
 @recorded_model_options
 @traceback_option
 def export(run: str, out: str, part: str | None, *, force: bool, **options: Any) -> None:
-    """Write the encoder or the decoder as a function that needs no pvae, or all parameters.
+    """Write the encoder or the decoder as a function that does not need pvae, or all parameters.
 
-    The function returns the parameters of a distribution, such as z.loc and z.scale. The file says what it expects.
+    The function returns the parameters of a distribution, such as z.loc and z.scale. The file describes its inputs.
     """
     from pvae.train.exported.export_run import check_export
 
@@ -137,7 +137,7 @@ def impute(run: str, draws: int | None, quantiles: str | None, particles: int, *
 @make_option("Output", "--probabilities", bool, False, "Write the probability of each label.", is_flag=True)
 @_options
 def predict(run: str, probabilities: bool, **options: Any) -> None:
-    """Write the most probable label of each datum, by the names that the labels have in the data of the training.
+    """Write the most probable label of each datum, with the names of the labels in the training data.
 
     With --data, all data of the file are classified in order; their own labels, if any, are not used.
     """

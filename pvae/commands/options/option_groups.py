@@ -149,7 +149,7 @@ def data_options(command: Command) -> Command:
             "--binarise",
             click.Choice(BINARISATIONS),
             "auto",
-            "How grey levels become 0 or 1: static draws once, dynamic draws at each use, threshold cuts at 0.5. "
+            "Conversion of grey levels to 0 or 1: static draws once, dynamic draws at each use, threshold cuts at 0.5. "
             "auto is static for a Bernoulli likelihood on grey data, else none.",
         ),
         make_option(
@@ -247,7 +247,7 @@ def trust_option(command: Command) -> Command:
 
 def recorded_model_options(command: Command) -> Command:
     """Add ``--model`` and ``--trust`` to a command that takes a run."""
-    help_text = "Your own model file and class, my_model.py:MyModel, in place of those that the run folder names."
+    help_text = "Your own model file and class, my_model.py:MyModel, instead of the model of the run folder."
     return make_option("Run", "--model", str, None, help_text)(trust_option(command))
 
 

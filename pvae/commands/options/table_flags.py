@@ -22,7 +22,7 @@ _FLAGS = {
     "categories": "Columns that become one feature of 0 and 1 for each of their values.",
 }
 MISSING_HELP = (
-    "error: refuse missing values. mask: read empty cells, NaN and words such as NA as missing. Any other text, "
+    "error: do not accept missing values. mask: read empty cells, NaN and words such as NA as missing. Any other text, "
     "such as NA,?, lists the words that mean a missing value."
 )
 CHANNELS_HELP = "Position of the channels of pictures: first, last, or auto (last if only the last size is 1, 3 or 4)."

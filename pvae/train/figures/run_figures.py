@@ -234,7 +234,7 @@ FIGURES = {
     "samples": FigureKind("mean of x for each z drawn from the prior", _samples, 40),
     "reconstructions": FigureKind("data above their reconstructions", _reconstructions, 20),
     "inpainting": FigureKind("data with missing entries, with imputed entries, and complete", _inpainting, 16),
-    "forecast": FigureKind("sequences, with a forecast of their last third from what came before", forecast, 4),
+    "forecast": FigureKind("sequences, with a forecast of their last third from the earlier steps", forecast, 4),
     "cross-generation": FigureKind(
         "one modality given the others (MultimodalVAE), chosen by --site", cross_generation, 20
     ),
