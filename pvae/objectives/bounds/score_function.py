@@ -17,8 +17,8 @@ from pvae.objectives.gradients.baselines import (
     checked_decay,
     coordinate_scores,
     gradient_only,
+    kind_and_network,
     leave_one_out_mean,
-    new_network,
     optimal_baseline,
 )
 from pvae.objectives.named import named
@@ -90,12 +90,11 @@ class ScoreFunction(WeightsObjective):
                 f"The baseline {baseline!r} needs other particles, and there is one. Use particles=2 or more, or the "
                 "baseline 'mean', 'decaying' or 'network'."
             )
-        self.kind: str | float = "network" if isinstance(baseline, nn.Module) else baseline
+        self.kind: str | float
+        self.network: nn.Module | None
+        self.kind, self.network = kind_and_network(baseline)
         self.decay = checked_decay(decay)
         self._args: tuple[Any, ...] = ()
-        self.network: nn.Module | None = baseline if isinstance(baseline, nn.Module) else None
-        if baseline == "network":
-            self.network = new_network()
         if baseline == "decaying":
             self.average: Tensor
             self.register_buffer("average", torch.zeros((), dtype=torch.float64))

@@ -16,8 +16,8 @@ __all__ = [
     "checked_decay",
     "coordinate_scores",
     "gradient_only",
+    "kind_and_network",
     "leave_one_out_mean",
-    "new_network",
     "optimal_baseline",
 ]
 
@@ -59,9 +59,18 @@ def optimal_baseline(signals: Tensor, squared_scores: Tensor) -> Tensor:
     return torch.where(total > 0, weighted / total.clamp_min(smallest), torch.zeros_like(total))
 
 
-def new_network() -> nn.Module:
-    """Return a network from x to one number per datum; its input size is found at the first call."""
-    return nn.Sequential(nn.LazyLinear(100), nn.Tanh(), nn.LazyLinear(1))
+def kind_and_network(baseline: Any) -> tuple[Any, nn.Module | None]:
+    """Return the kind of a baseline, and its network; None for another kind than ``"network"``.
+
+    Args:
+        baseline: the kind, or a network. The kind ``"network"`` makes a network from x to one number per datum; its
+            input size is found at the first call.
+    """
+    if isinstance(baseline, nn.Module):
+        return "network", baseline
+    if baseline == "network":
+        return baseline, nn.Sequential(nn.LazyLinear(100), nn.Tanh(), nn.LazyLinear(1))
+    return baseline, None
 
 
 def baseline_input(network: nn.Module, args: tuple[Any, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pvae.checks import require_whole
 from pvae.names import unknown
 from pvae.objectives.base import Terms
-from pvae.objectives.gradients.baselines import baseline_input, checked_decay, new_network
+from pvae.objectives.gradients.baselines import baseline_input, checked_decay, kind_and_network
 from pvae.objectives.named import named
 from pvae.objectives.pyro.pyro_losses import PyroObjective
 from pvae.programs.bound import BoundPrograms
@@ -71,12 +71,11 @@ class GraphELBO(PyroObjective):
         if not isinstance(baseline, nn.Module) and baseline not in _BASELINES:
             raise unknown("baseline", str(baseline), _BASELINES)
         super().__init__(TraceGraph_ELBO(num_particles=particles))
-        self.kind = "network" if isinstance(baseline, nn.Module) else baseline
         self.decay = checked_decay(decay)
         self._sizes: dict[str, int] = {}
-        self.network: nn.Module | None = baseline if isinstance(baseline, nn.Module) else None
-        if baseline == "network":
-            self.network = new_network()
+        self.kind: str
+        self.network: nn.Module | None
+        self.kind, self.network = kind_and_network(baseline)
 
     def settings(self) -> dict[str, Any]:
         """Return the baseline if there is one, and the number of particles."""
