@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pvae.train.graph.trace import trace
 
@@ -53,3 +53,45 @@ def test_operations_use_tensors_before_their_expansion(function: Function, expec
 )
 def test_operations_that_do_not_qualify_keep_their_bits(function: Function) -> None:
     operations(function, torch.randn(5, 7, 9), torch.rand(7, 9))
+
+
+def _with_diagonal(x: Tensor, y: Tensor) -> Tensor:
+    matrix = x @ y
+    matrix.diagonal(dim1=-2, dim2=-1).exp_()
+    return matrix
+
+
+def _with_narrow_part(x: Tensor, y: Tensor) -> Tensor:
+    product = x * y
+    product.narrow(1, 0, 2).mul_(3.0)
+    return product
+
+
+def _with_window(x: Tensor, y: Tensor) -> Tensor:
+    product = x * y
+    product.unfold(1, 2, 2).add_(1.0)
+    return product
+
+
+def _with_real_part(x: Tensor, y: Tensor) -> Tensor:
+    spectrum = torch.fft.rfft(x * y)
+    torch.view_as_real(spectrum).mul_(2.0)
+    return torch.fft.irfft(spectrum, n=9)
+
+
+@pytest.mark.parametrize("function", [_with_diagonal, _with_narrow_part, _with_window, _with_real_part])
+def test_a_change_of_a_part_in_place_changes_the_whole(function: Function) -> None:
+    operations(function, torch.randn(5, 9, 9), torch.rand(9, 9))
+
+
+def test_one_hot_vectors_are_traced_if_the_number_of_classes_is_given() -> None:
+    labels = torch.tensor([2, 0, 1])
+    graph = trace(lambda y: (nn.functional.one_hot(y, 3), nn.functional.one_hot(y.view(3, 1), 4)), (labels,))
+    other = torch.tensor([1, 1, 2])
+    first, second = graph.run(other)
+    assert torch.equal(first, nn.functional.one_hot(other, 3)) and first.dtype == torch.int64  # type: ignore[arg-type, union-attr]
+    assert torch.equal(second, nn.functional.one_hot(other.view(3, 1), 4))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError):
+        graph.run(torch.tensor([3, 0, 1]))
+    with pytest.raises(RuntimeError):
+        trace(lambda y: (nn.functional.one_hot(y),), (labels,))

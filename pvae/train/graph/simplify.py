@@ -21,20 +21,6 @@ _aten = torch.ops.aten
 #: Constants with more elements than this are computed at each call.
 _LARGEST_CONSTANT = 2**22
 _RESHAPES = {_aten.expand.default, _aten.view.default, _aten._unsafe_view.default, _aten.reshape.default}
-#: Operations whose results share memory with their first argument.
-_VIEWS = _RESHAPES | {
-    _aten.t.default,
-    _aten.transpose.int,
-    _aten.permute.default,
-    _aten.unsqueeze.default,
-    _aten.squeeze.default,
-    _aten.squeeze.dim,
-    _aten.squeeze.dims,
-    _aten.slice.Tensor,
-    _aten.select.int,
-    _aten.detach.default,
-    _aten.alias.default,
-}
 #: Operations that return filled tensors; their results depend on the shapes of their arguments only.
 _FILLS = {
     _aten.zeros.default,
@@ -126,6 +112,13 @@ def _schema(node: Node) -> Any:
     return getattr(node.target, "_schema", None) if node.op == "call_function" else None
 
 
+def _is_view(node: Node) -> bool:
+    """Return whether the result of a node may share memory with its first argument."""
+    schema = _schema(node)
+    aliases = () if schema is None else (result.alias_info for result in schema.returns)
+    return node.target in _RESHAPES or any(alias is not None and not alias.is_write for alias in aliases)
+
+
 def _fills_fresh_memory(node: Node) -> bool:
     """Return whether a node fills memory that only it uses, as in ``empty(...).normal_()``."""
     source = node.args[0] if node.args else None
@@ -149,7 +142,7 @@ def _replace_in_place_operation(graph: GraphModule, node: Node) -> None:
         return
     out_of_place = _out_of_place_operation(node)
     is_own_result = _is_pure(source) or _fills_fresh_memory(source)
-    has_views = source.target in _VIEWS or any(user.target in _VIEWS for user in source.users)
+    has_views = _is_view(source) or any(map(_is_view, source.users))
     if out_of_place is None or not is_own_result or has_views:
         return
     order = {member: number for number, member in enumerate(graph.graph.nodes)}
@@ -286,7 +279,7 @@ def _copy_shared_outputs(graph: GraphModule) -> None:
     outputs = []
     for output in output_node.args[0]:
         owner = output
-        while isinstance(owner, Node) and owner.target in _VIEWS:
+        while isinstance(owner, Node) and _is_view(owner):
             owner = owner.args[0]
         if not isinstance(owner, Node):
             outputs.append(output)

@@ -19,6 +19,7 @@ from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph_module import _loader
 
+from pvae.objectives.pyro.one_hot_vectors import one_hot_without_reads
 from pvae.objectives.pyro.patches import values_refused, without_synchronisation
 from pvae.products.libraries import BLOCKS, PRODUCTS_IN_ROW
 from pvae.products.numpy_products import warnings_silenced
@@ -145,7 +146,7 @@ def _trace_module(
         with reads:
             return function(*values)
 
-    with without_synchronisation(), values_refused(), _one_fake_mode():
+    with without_synchronisation(), values_refused(), one_hot_without_reads(), _one_fake_mode():
         graph = make_fx(recorded, tracing_mode="real", _allow_non_fake_inputs=True)(*arguments)
     position = find_dynamic_operation(graph)
     if position is not None:
