@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-__all__ = ["in_layout_of", "set_gradients"]
+from pvae.errors import InputError
+
+__all__ = ["in_layout_of", "keep_state_in_layout", "set_gradients", "strides_of"]
 
 
 def in_layout_of(tensor: Tensor, parameter: Tensor) -> Tensor:
@@ -35,3 +38,40 @@ def set_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | Non
     for parameter, gradient in zip(parameters, gradients, strict=True):
         has_layout = gradient is None or gradient.stride() == parameter.stride()
         parameter.grad = gradient if has_layout else in_layout_of(gradient, parameter)  # type: ignore[arg-type]
+
+
+def strides_of(parameters: Iterable[Tensor]) -> list[tuple[int, ...]]:
+    """Return the strides of each parameter; another list shows that a parameter has got memory of another layout."""
+    return [parameter.stride() for parameter in parameters]
+
+
+def keep_state_in_layout(optimiser: Optimizer, named: Mapping[str, Tensor]) -> None:
+    """Give the tensors that an optimiser keeps for its parameters the memory layout of the parameters.
+
+    ``parameter.data = ...`` may give a parameter another layout in the middle of a training.
+
+    Args:
+        optimiser: the optimiser; its state is changed in place.
+        named: the parameters by name.
+
+    Raises:
+        InputError: if a parameter has gaps in its memory, or parts that overlap, and the optimiser is fused: its
+            kernel reads as many numbers as the parameter has, one after the other.
+    """
+    is_fused = any(group.get("fused") for group in optimiser.param_groups)
+    for name, parameter in named.items():
+        if is_fused and parameter.layout == torch.strided and not _is_dense(parameter):
+            raise InputError(
+                f"The fused kernel of {type(optimiser).__name__} needs parameters without gaps in their memory; {name} "
+                f"of shape {tuple(parameter.shape)} has the strides {parameter.stride()}. Set parameter.data = "
+                "parameter.data.contiguous(), or use the optimiser with fused=False."
+            )
+        state = optimiser.state.get(parameter, {})
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                state[key] = in_layout_of(value, parameter)
+
+
+def _is_dense(parameter: Tensor) -> bool:
+    """Return whether the numbers of a parameter fill its memory, in any order of the dimensions."""
+    return torch.empty_like(parameter, device="meta").stride() == parameter.stride()

@@ -125,7 +125,7 @@ def _mapping(source: Mapping[str, Any], options: TableOptions) -> RawData:
         raw = read_object(fields["x"], options) if _is_table(fields["x"]) else RawData(IN_MEMORY, {"x": fields["x"]})
         if "x" not in raw.fields or set(raw.fields) & (set(fields) - {"x"}):
             raise InputError(f"{IN_MEMORY} have labels in x and in another field. Keep one of them.")
-        plain = {name: _plain_field(value) for name, value in fields.items() if name != "x"}
+        plain = {name: _plain_field(value, str(name)) for name, value in fields.items() if name != "x"}
         return RawData(IN_MEMORY, {**raw.fields, **plain}, raw.schema, raw.notes)
     columns = {name: _plain_field(value) for name, value in fields.items()}
     if columns and all(isinstance(name, str) and np.ndim(value) == 1 for name, value in columns.items()):
@@ -142,14 +142,36 @@ def _is_table(value: Any) -> bool:
     return _is_from(value, "pandas", "polars", "scipy", "xarray") or isinstance(value, list)
 
 
-def _plain_field(value: Any) -> Any:
-    """Return a field other than x as an array: columns of frames and lists become arrays, other values are kept."""
+def _plain_field(value: Any, name: str = "y") -> Any:
+    """Return a field other than x as an array: columns of frames and lists become arrays, other values are kept.
+
+    Raises:
+        InputError: for a table with a column that does not hold numbers, unless it is labels.
+    """
     if _is_from(value, "pandas", "polars"):
         values = _as_pandas(value)
+        if name.partition("_")[0] != "y":
+            _require_numbers(name, values)
         return values.iloc[:, 0].to_numpy() if values.shape[1] == 1 else values.to_numpy()
     if _is_from(value, "scipy"):
         return value.toarray()
     return np.asarray(value) if isinstance(value, list) else value
+
+
+def _require_numbers(name: str, table: Any) -> None:
+    """Refuse a table as a field other than x if one of its columns does not hold numbers."""
+    import pandas as pd
+
+    for column, values in table.items():
+        kind = getattr(values.dtype, "kind", "O")
+        if kind not in "biuf" and not pd.api.types.is_numeric_dtype(values.dtype):
+            first = next(iter(values.dropna()), None)
+            if kind == "O" and not isinstance(values.dtype, pd.CategoricalDtype) and not isinstance(first, str):
+                continue  # such as numbers next to missing ones
+            raise InputError(
+                f"{IN_MEMORY}: the field {name!r} needs numbers in each column; its column {column!r} has {first!r}. "
+                "Make numbers of it, as by pandas.get_dummies(table, dtype=float), or give the table as x."
+            )
 
 
 def _pair(source: tuple[Any, Any], options: TableOptions) -> RawData:

@@ -18,6 +18,7 @@ from pvae.data.matrix_files import read_mat, require_hdf5
 from pvae.data.parquet_files import read_parquet
 from pvae.data.raw_data import RawData
 from pvae.data.readers import read_idx, read_npy, read_npz
+from pvae.data.sparse_files import is_sparse_file, sparse_matrix
 from pvae.data.tables.frame_arrays import FrameSource
 from pvae.data.tables.table_options import TableOptions
 from pvae.data.tables.text_lines import require_text
@@ -167,6 +168,14 @@ def _anndata(path: Path, options: TableOptions) -> RawData:
     return read_object(content, options)
 
 
+def _npz(path: Path, options: TableOptions) -> RawData:
+    """Return the arrays of an ``.npz`` file by name, or the sparse matrix that they describe, as x."""
+    arrays = read_npz(path)
+    if is_sparse_file(arrays):
+        return read_object(sparse_matrix(path, arrays), options)
+    return _arrays(lambda _: arrays)(path, options)
+
+
 def _require(package: str, extra: str, path: Path) -> Any:
     """Return an optional package.
 
@@ -181,7 +190,7 @@ def _require(package: str, extra: str, path: Path) -> Any:
 
 
 _READERS: dict[str, Reader] = {
-    ".npz": _arrays(read_npz),
+    ".npz": _npz,
     ".npy": _arrays(read_npy),
     ".csv": _table,
     ".tsv": _table,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
-from pvae.memory_layout import set_gradients
+from pvae.memory_layout import keep_state_in_layout, set_gradients, strides_of
 from pvae.products import ProductChoices
 from pvae.train.clipping import clipped
 from pvae.train.compiled.compiled_steps import CompiledSteps
@@ -64,6 +64,7 @@ class Stepper:
         self.full_size, self._is_full = full_size, True
         self.reduction = reduction
         self._known_parameters = dict(self.parameters.named)
+        self._strides: list[tuple[int, ...]] = []
 
     @property
     def graph(self) -> bool:
@@ -164,6 +165,7 @@ class Stepper:
 
     def _update(self, player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """Update one player once; return its numbers."""
+        self._follow_layouts()
         if self.reduction is not None:
             return self._update_in_all_processes(self.reduction, player, arguments)
         plan = self._plans.plan(player, arguments)
@@ -217,7 +219,19 @@ class Stepper:
             call_gradient_hooks(parameters)
             gradients = tuple(parameter.grad for parameter in parameters)
         set_gradients(parameters, gradients if self.clip is None else clipped(gradients, self.clip))
+        self._follow_layouts()
         self.optimiser.step()
+
+    def _follow_layouts(self) -> None:
+        """Let the state of the optimiser, and graphs, follow parameters whose memory has another layout now."""
+        strides = strides_of(self.parameters.named.values())
+        if strides == self._strides:
+            return
+        keep_state_in_layout(self.optimiser, self.parameters.named)
+        if self._strides:
+            self._plans.clear()
+            self.compiled.clear()
+        self._strides = strides
 
     def refresh(self, *, within_epoch: bool = False) -> None:
         """Check what has changed since the last step: new or replaced parameters, and Python values.

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
+import torch
 from PIL import Image
+from scipy import sparse
 
 from pvae.data import Splits, load_data
 from pvae.errors import InputError
@@ -119,3 +121,42 @@ def test_pictures_of_other_kinds_are_said(tmp_path: Path) -> None:
     assert "1 pictures of other formats are left out, such as b.bmp" in read(tmp_path / "turned").schema.account
     plain = folder("plain", grey).schema.account
     assert "divided by 255;" in plain and not any(word in plain for word in ("turned", "transparent", "left out"))
+
+
+COUNTS = np.array([[0, 2, 0], [1, 0, 0], [0, 0, 3], [0, 4, 0]], dtype=np.float32)
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "bsr", "coo", "dia"])
+def test_a_file_of_a_sparse_matrix_is_read_as_its_array(tmp_path: Path, kind: str) -> None:
+    sparse.save_npz(tmp_path / "counts.npz", getattr(sparse, f"{kind}_array")(COUNTS))
+    data = load_data(tmp_path / "counts.npz", validation=0, test=0, binarise="none")
+    assert torch.equal(data.train.x, torch.from_numpy(COUNTS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"indices": np.array([0, 9])}, "does not hold a valid sparse matrix"),
+        ({"indptr": np.array([0, 1])}, "does not hold a valid sparse matrix"),
+        ({"shape": np.array([-2, 2])}, "does not hold a valid sparse matrix"),
+        ({"format": np.array(b"zzz")}, "needs an array named x"),
+        ({"shape": np.array([2, 10**14])}, "as an array needs"),
+    ],
+)
+def test_a_damaged_file_of_a_sparse_matrix_is_refused_in_one_line(
+    tmp_path: Path, changes: dict[str, np.ndarray], message: str
+) -> None:
+    arrays = {"format": np.array(b"csr"), "shape": np.array([2, 2]), "data": np.ones(2), "indices": np.array([0, 1])}
+    np.savez(tmp_path / "counts.npz", **{**arrays, "indptr": np.array([0, 1, 2]), **changes})
+    with pytest.raises(InputError, match=message) as caught:
+        load_data(tmp_path / "counts.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_with_text_beside_x_is_refused_with_its_column() -> None:
+    x, labels = np.ones((4, 2), dtype=np.float32), ["a", "b", "a", "b"]
+    for table in (pd.DataFrame({"n": range(4), "kind": labels}), pd.Series(labels, name="kind")):
+        with pytest.raises(InputError, match=r"the field 'w' needs numbers .* its column 'kind' has 'a'.*get_dummies"):
+            load_data({"x": x, "w": table})
+    numbers = pd.get_dummies(pd.DataFrame({"n": range(4), "kind": labels}), dtype=float)
+    assert load_data({"x": x, "w": numbers}, validation=0, test=0).train["w"].shape == (4, 3)
