@@ -278,7 +278,7 @@ class StepPlans:
 
     def output_names(self, player: str) -> list[str]:
         """Return the names of the numbers and the gradients of a parameter group, known after its first run."""
-        gradients = [f"the gradient of {name}" for name in self.computation.parameters.names(player)]
+        gradients = [f"gradient of {name}" for name in self.computation.parameters.names(player)]
         return [*self.names[player], *gradients]
 
     def _find_reads(self) -> PythonState:

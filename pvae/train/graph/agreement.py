@@ -20,6 +20,7 @@ def first_difference(
     outputs: Sequence[Tensor | None],
     expected: Sequence[Tensor | None],
     coarsest: torch.dtype | None = None,
+    rounding: Sequence[float] | None = None,
 ) -> str | None:
     """Return the name of the first output that differs from its expected value by more than rounding.
 
@@ -30,10 +31,12 @@ def first_difference(
         outputs: the outputs of a graph; the first is the loss.
         expected: the outputs of the eager step on the same draws.
         coarsest: as for `is_close`.
+        rounding: an absolute difference of each output that counts as rounding too.
     """
     least = _rounding_of(expected[0])
-    for name, output, eager in zip(names, outputs, expected, strict=True):
-        if not is_close(output, eager, least, coarsest):
+    allowed = [least] * len(expected) if rounding is None else [max(least, error) for error in rounding]
+    for name, output, eager, error in zip(names, outputs, expected, allowed, strict=True):
+        if not is_close(output, eager, error, coarsest):
             return name
     return None
 
