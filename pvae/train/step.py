@@ -172,12 +172,12 @@ class Stepper:
         is_graph = self._plans.graph
         outputs = self._compiled_outputs(plan, player, arguments) if is_graph and self._is_full else None
         if outputs is None:
-            begun = time.perf_counter()
+            begun, begun_in_thread = time.perf_counter(), time.thread_time()
             outputs = self._plans.run(plan, arguments)
             gradients = outputs[len(self._plans.names[player]) :]
             self._apply(self._parameters_of_plan(plan, player), gradients)
             if is_graph:
-                self.compiled.add_time(time.perf_counter() - begun)
+                self.compiled.add_time(time.perf_counter() - begun, time.thread_time() - begun_in_thread)
         return outputs[: len(self._plans.names[player])]
 
     def _update_in_all_processes(

@@ -156,8 +156,8 @@ def test_the_whole_training_runs_as_a_graph_if_the_compiler_fails_and_also_after
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda outputs: (outputs[0] + 1e-3, *outputs[1:]), "its loss differs from the graph's"),
-        (lambda outputs: (*outputs[:-1], outputs[-1] * 1.001), "its the gradient of .* differs from the graph's"),
+        (lambda outputs: (outputs[0] + 1e-3, *outputs[1:]), "its loss differs from that of the graph"),
+        (lambda outputs: (*outputs[:-1], outputs[-1] * 1.001), "its gradient of .* differs from that of the graph"),
         (lambda outputs: (torch.rand(1), outputs)[1], "it draws other numbers than the graph"),
     ],
 )
@@ -210,7 +210,7 @@ def test_auto_compiles_a_long_training_and_keeps_the_choice(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(compiled_steps, "_COST_PER_OPERATION", 1e-9)
+    monkeypatch.setattr(compiled_steps, "_MARGIN", 0.0)
     monkeypatch.setattr(compiled_steps, "median_seconds", lambda *_: (1e-3, 2e-3))
     run = train(tmp_path / "run", step="auto", progress=None, max_steps=6)
     assert run.step == "compile"
@@ -230,7 +230,7 @@ def test_auto_leaves_a_short_training_and_a_slow_function_to_the_graph(
     assert run.step == "graph" and not compilations
     assert line(capsys).startswith("step: graph, because compiling takes about ")
     assert_equal(graph, parameters_of(run))
-    monkeypatch.setattr(compiled_steps, "_COST_PER_OPERATION", 1e-9)
+    monkeypatch.setattr(compiled_steps, "_MARGIN", 0.0)
     monkeypatch.setattr(compiled_steps, "median_seconds", lambda *_: (2e-3, 1e-3))
     slow = train(step="auto", progress=None)
     assert slow.step == "graph" and len(compilations) == 1

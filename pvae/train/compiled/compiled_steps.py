@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from pvae.errors import first_line
 from pvae.products import ProductChoices
 from pvae.train.compiled.compiled_step import CompiledStep, OptimiserChangedError
+from pvae.train.compiled.expected_gain import expect_gain, largest_saving
 from pvae.train.compiled.step_agreement import find_disagreement, median_seconds
 from pvae.train.compiled.update_rules import has_state
 from pvae.train.graph.product_graph import with_fast_products
@@ -27,12 +28,8 @@ __all__ = ["CompiledSteps"]
 _LOG = logging.getLogger(__name__)
 #: With step="auto", compiling is decided after this number of steps.
 _STEPS_BEFORE_CHOICE = 25
-#: Saved time per operation of a graph and step, and cost of compiling per operation, in seconds: cautious estimates.
-_SAVED_PER_OPERATION, _COST_PER_OPERATION = 2e-6, 0.15
-#: Compiling saves at most this part of a step.
-_LARGEST_SAVING = 0.4
-#: The expected saving must be at least this multiple of the expected cost.
-_MARGIN = 3.0
+#: With step="auto", the expected saving must be at least this multiple of the expected cost.
+_MARGIN = 1.5
 #: A compiled step that takes more than this part of the time of the graph is not used.
 _LARGEST_SHARE = 0.97
 
@@ -66,6 +63,7 @@ class CompiledSteps:
         self.products = ProductChoices("aten")
         self._steps: dict[str, tuple[Plan, CompiledStep]] = {}
         self._seconds: list[float] = []
+        self._thread_seconds: list[float] = []
 
     def keep(self, recorded: Mapping[str, str]) -> None:
         """Keep the decision of the run that is resumed, if it had the same option ``step``.
@@ -81,10 +79,16 @@ class CompiledSteps:
         """Forget the compiled steps, because parameters were replaced."""
         self._steps.clear()
 
-    def add_time(self, seconds: float) -> None:
-        """Count the time of one step that ran as a graph."""
+    def add_time(self, seconds: float, thread_seconds: float) -> None:
+        """Count the time of one step that ran as a graph.
+
+        Args:
+            seconds: the time by the clock.
+            thread_seconds: the CPU time of this thread, which other programs do not lengthen.
+        """
         if self.asked == "auto" and not self.used:
             self._seconds.append(seconds)
+            self._thread_seconds.append(thread_seconds)
 
     def find(
         self, plan: Plan, player: str, arguments: tuple[Tensor, ...], names: Callable[[], Sequence[str]]
@@ -105,27 +109,36 @@ class CompiledSteps:
         if known is not None:
             self._use_graph("the programs read a Python value that has changed, or batches have several shapes")
             return None
-        if not has_state(self.optimiser, plan.parameters_with_gradient()) or not self._is_wanted(plan):
+        if not has_state(self.optimiser, plan.parameters_with_gradient()) or not self._is_wanted(plan, arguments):
             return None
         return self._compile(plan, player, arguments, names())
 
-    def _is_wanted(self, plan: Plan) -> bool:
+    def _is_wanted(self, plan: Plan, arguments: tuple[Tensor, ...]) -> bool:
         """Return whether to compile; with step="auto", this is decided after some steps."""
         if self.used or len(self._seconds) < _STEPS_BEFORE_CHOICE:
             return self.used == "compile"
-        seconds = statistics.median(self._seconds[-16:])
-        left = self.steps_left(seconds)
-        operations = plan.graph.count_operations()  # type: ignore[union-attr]
-        saving = left * min(_SAVED_PER_OPERATION * operations, _LARGEST_SAVING * seconds)
-        cost = _COST_PER_OPERATION * operations
-        is_on_cpu = all(parameter.device.type == "cpu" for parameter in plan.parameters)
-        self.used = "compile" if saving >= _MARGIN * cost and is_on_cpu else "graph"
-        if self.used == "graph":
-            self.note(
-                f"step: graph, because compiling takes about {cost:.0f} s and saves about {saving:.0f} s "
-                f"({left:.0f} steps of {1e3 * seconds:.2f} ms are left)"
-            )
+        reason = self._reason_for_graph(plan, arguments)
+        self.used = "compile" if reason is None else "graph"
+        if reason is not None:
+            self.note(f"step: graph, because {reason}")
         return self.used == "compile"
+
+    def _reason_for_graph(self, plan: Plan, arguments: tuple[Tensor, ...]) -> str | None:
+        """Return why compiling is not expected to pay in the steps that are left; None if it is."""
+        if not all(parameter.device.type == "cpu" for parameter in plan.parameters):
+            return "step='auto' compiles only on the CPU; step='compile' does it on other devices too"
+        left = self.steps_left(statistics.median(self._seconds[-16:]))
+        seconds = statistics.median(self._thread_seconds[-16:])
+        graph = (plan.fast or plan.graph).module  # type: ignore[union-attr]
+        most, bound = largest_saving(graph, seconds), "at most"
+        if left * most.saving >= _MARGIN * most.cost:  # otherwise the time of its operations decides nothing
+            most, bound = expect_gain(graph, arguments, seconds), "about"
+        if left * most.saving >= _MARGIN * most.cost:
+            return None
+        return (
+            f"compiling takes about {most.cost:.0f} s and saves {bound} {left * most.saving:.0f} s "
+            f"({left:.0f} steps of {1e3 * seconds:.2f} ms are left)"
+        )
 
     def _compile(
         self, plan: Plan, player: str, arguments: tuple[Tensor, ...], names: Sequence[str]
