@@ -105,7 +105,10 @@ class FitOptions:
         ),
     )
     threads: int | None = field(
-        default=None, metadata=_metadata("Number of CPU threads of torch. [default: torch's own number]")
+        default=None,
+        metadata=_metadata(
+            "Number of CPU threads of torch. [default: torch's own number; in a comparison at most cores / workers]"
+        ),
     )
     max_steps: int | None = field(
         default=None, metadata=_metadata("Stop after this number of steps. [default: no limit]")

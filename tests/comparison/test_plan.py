@@ -95,12 +95,21 @@ def test_lambdas_stay_in_this_process(tmp_path):
 
 
 def test_workers_stay_within_the_cores_and_share_them(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("pvae.comparison.processes.worker_plan.count_cores", lambda: 8)
     assert WorkerPlan.choose(4, None, None, "cpu") == WorkerPlan(4, 2, "cpu")
     assert WorkerPlan.choose(20, None, None, "cpu") == WorkerPlan(8, 1, "cpu")
     assert WorkerPlan.choose(4, 1, None, "cpu") == WorkerPlan(1, 8, "cpu")
     with pytest.raises(InputError, match="workers"):
         WorkerPlan.choose(4, -1, None, "cpu")
+
+
+@pytest.mark.parametrize(("text", "threads"), [("1", 1), ("3,2", 3), ("16", 8), ("", 8), ("0", 8), ("many", 8)])
+def test_a_worker_has_no_more_threads_than_the_environment_allows(monkeypatch, text, threads):
+    monkeypatch.setattr("pvae.comparison.processes.worker_plan.count_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert WorkerPlan.choose(4, 1, None, "cpu").threads == threads
+    assert WorkerPlan.choose(4, 1, 5, "cpu").threads == 5
 
 
 def test_shared_data_come_back_as_they_were(tmp_path):

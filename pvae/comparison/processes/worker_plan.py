@@ -35,7 +35,8 @@ class WorkerPlan:
         Args:
             jobs: number of jobs.
             workers: number of processes that the user asks for; None to choose it.
-            threads: number of threads that the user asks for; None to choose it.
+            threads: number of threads that the user asks for; None for the cores divided by the workers, and at most
+                the number of the variable ``OMP_NUM_THREADS``.
             device: name of the device, or ``"auto"``.
 
         Raises:
@@ -46,7 +47,8 @@ class WorkerPlan:
             workers = min(jobs, cores, _MOST_WORKERS_ON_GPU) if device_type == "cuda" else min(jobs, cores)
         workers = require_whole(workers, "workers", least=0)
         threads = None if threads is None else require_whole(threads, "threads")
-        return cls(workers, threads or max(1, cores // max(1, workers)), device_type)
+        share = max(1, cores // max(1, workers))
+        return cls(workers, threads or min(share, _threads_of_environment() or share), device_type)
 
     def __str__(self) -> str:
         if self.workers == 0:
@@ -54,6 +56,12 @@ class WorkerPlan:
         processes = f"{self.workers} worker process{'es' if self.workers > 1 else ''}"
         card = " that share the CUDA device" if self.device == "cuda" else ""
         return f"in {processes}{card}, {self.threads} thread{'s' if self.threads > 1 else ''} each"
+
+
+def _threads_of_environment() -> int | None:
+    """Return the number of threads that ``OMP_NUM_THREADS`` allows, which torch reads too; None if it is not set."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else None
 
 
 def count_cores() -> int:
