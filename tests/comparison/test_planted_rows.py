@@ -118,7 +118,7 @@ def test_a_guide_of_one_mode_has_its_mark_and_sentence(tmp_path: Path) -> None:
     settings = "temperatures=4:chains=2:leapfrog_steps=1:start=guide"
     found = compare({"one": TrainedOneMode}, OneMode().draw(16), tmp_path / "c", evidence=f"sandwich:{settings}")
     assert "chains miss a part of the posterior" in marks(found.cells, found.table)[0]
-    missed = "he gap on simulated data of A is much larger than that on the data, so the chains from the guide miss a"
+    missed = "he gap on simulated data of A is much larger than the gap on the data, so the chains from the guide miss"
     assert missed in html.unescape(found.report.read_text())
     assert marks(*exact_sandwich(tmp_path / "e", settings)) == ["none"]
 

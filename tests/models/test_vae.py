@@ -268,7 +268,7 @@ def test_encoder_shared_with_the_prior_counts_as_the_models():
     [
         ({"latent": 0}, "latent needs .* got 0"),
         ({"latent": 2.5}, "latent needs .* got 2.5"),
-        ({"data_shape": ()}, r"data_shape needs .* got \(\).* Give x as a column"),
+        ({"data_shape": ()}, r"data_shape needs .* got \(\).* as a column"),
         ({"data_shape": (3, -1)}, "data_shape needs"),
         ({"hidden": (3, 0)}, "hidden needs"),
         ({"hidden": "wide"}, "hidden needs"),

@@ -222,7 +222,11 @@ REFUSED = {
     ),
     "another encoder": (models.Plain, "vamp", "needs the encoder of a pvae.VAE; this model is a Plain"),
     "too many": (lambda: pvae.VAE(**SMALL), "aggregate:components=61", "whole number from 1 to 60"),
-    "one dimension": (lambda: pvae.VAE(6, latent=1, hidden=(5,)), "flow:kind=coupling", "latent=1 has none"),
+    "one dimension": (
+        lambda: pvae.VAE(6, latent=1, hidden=(5,)),
+        "flow:kind=coupling",
+        "needs to be at least 2; got latent=1",
+    ),
 }
 
 
