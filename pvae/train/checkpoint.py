@@ -42,6 +42,8 @@ _FORM = {
     "schedule": dict,
     "products?": {"machine?": {"*": str}, "choices?": {"*": str}},
     "how?": {"asked?": str, "used?": str},
+    "frozen?": [str],
+    "evaluating?": [str],
     "files": {"*": str},
     "sizes": {"*": int},
 }

@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from pvae.batch import Batch
-from pvae.errors import InputError, LostProcessError
+from pvae.errors import InputError, LostProcessError, first_line
 from pvae.memory import keep_freed_memory
 from pvae.programs.parameter_scope import store_tensors
 from pvae.train.checkpoint import Snapshot
 from pvae.train.distributed.share_result import copy_model_from_first
 from pvae.train.divergence import NonFiniteStep, find_non_finite
 from pvae.train.limits import BUDGETS, LIMITS, reached_limit
+from pvae.train.module_flags import notes_of_flags
 from pvae.train.optimisers import rates, step_schedule
 from pvae.train.parameters import all_finite
 from pvae.train.rollback import roll_back
@@ -56,6 +57,8 @@ class Loop:
             )
         progress = self.context.progress
         self._restore(snapshot)
+        for note in notes_of_flags(snapshot.state, self.context.parameters.modules):
+            self.context.display.note(note)
         for change in self.context.stepper.changes_of_bits():
             self.context.display.note(
                 f"note: numbers may differ in their last bits from those of an uninterrupted training: {change}"
@@ -74,9 +77,7 @@ class Loop:
         except InputError:
             raise
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise self._impossible_state(
-                f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-            ) from error
+            raise self._impossible_state(f"{type(error).__name__}: {first_line(error)}") from error
         steps = self.context.steps_in_epoch
         if steps is not None and self.context.progress.step_in_epoch > steps:
             raise self._impossible_state(f"step {self.context.progress.step_in_epoch} of an epoch of {steps} steps")

@@ -18,6 +18,7 @@ from pvae.programs.parameter_scope import restore_store, store_tensors
 from pvae.train.checkpoint import Snapshot, describe_difference
 from pvae.train.devices import capture_generators, restore_generators
 from pvae.train.encoding import decode, encode, is_encodable
+from pvae.train.module_flags import flags_of
 from pvae.train.parameters import Parameters, is_average, root_module
 
 __all__ = ["capture_training", "load_parameters", "model_tensors", "restore_training", "shapes_and_dtypes"]
@@ -153,6 +154,7 @@ def capture_training(
         training=_copies(training),
         state={
             **progress,
+            **flags_of(parameters.modules),
             "signature": shapes_and_dtypes(tensors),
             "optimiser": optimiser_values,
             "schedule": encode({name: value for name, value in schedule_state.items() if is_encodable(value)}),

@@ -41,7 +41,7 @@ def _fit(make: Callable[[], Any], step: str, callbacks: Any = (), **options: Any
     with isolated(3):
         latent_model = make()
     options = {"epochs": 3, "batch_size": 3, "learning_rate": 0.1, "optimiser": "sgd"} | options
-    options |= {"precision": "float64", "seed": 0, "progress": False, "validation_particles": 2}
+    options = {"progress": False} | options | {"precision": "float64", "seed": 0, "validation_particles": 2}
     return pvae.fit(latent_model, splits, step=step, callbacks=callbacks, **options)
 
 
@@ -281,3 +281,20 @@ def test_a_training_resumes_at_the_epoch_at_which_a_callback_replaced_a_module(t
     _fit(Plain, "eager", [replace], epochs=1, out=tmp_path / "run")
     run = _fit(Plain, "eager", epochs=2, out=tmp_path / "run", resume=True)
     assert len(run.history) == 2
+
+
+def test_a_resumed_training_says_which_flags_a_callback_had_changed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def freeze(record: Any, model: Any) -> None:
+        model.decoder.requires_grad_(False)
+        model.encoder[2].eval()
+
+    _fit(Plain, "eager", [freeze], epochs=1, out=tmp_path / "run")
+    capsys.readouterr()
+    _fit(Plain, "eager", epochs=2, out=tmp_path / "run", resume=True, progress=None)
+    notes = capsys.readouterr().err
+    assert "other parameters that need no gradient" in notes and "decoder.0.weight" in notes
+    assert "other modules in evaluation mode than this one has now: encoder.2." in notes
+    _fit(Plain, "eager", epochs=3, out=tmp_path / "run", resume=True, progress=None)
+    assert "was interrupted" not in capsys.readouterr().err
