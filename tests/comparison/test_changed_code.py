@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import pvae
-from pvae.comparison.cells.cell_files import check_folder, write_config
+from pvae.comparison.base import Cell
+from pvae.comparison.cells.cell_files import check_folder, read_outcome, write_config, write_evaluation
 from pvae.comparison.planned_comparison import plan_comparison
 from pvae.errors import InputError
 
@@ -94,3 +95,11 @@ def test_a_factory_that_makes_another_built_in_model_is_noticed(tmp_path):
         write_config(job.cell)
     assert not check_folder(tmp_path, plan(tmp_path, {"vae": factory(2)}))
     require_refusal(tmp_path, plan(tmp_path, {"vae": factory(3)}), "model arguments latent was 2, now 3")
+
+
+def test_an_evaluation_of_other_options_is_damaged(tmp_path):
+    cells = {epochs: Cell("m", "elbo", 0, tmp_path / "seed-0", {"fit": {"epochs": epochs}}) for epochs in (2, 6)}
+    cells[6].folder.mkdir()
+    write_evaluation(cells[6], {"log_evidence": None}, {"elbo": torch.zeros(3, dtype=torch.float64)})
+    assert not read_outcome(cells[6]).failure
+    assert read_outcome(cells[2]).failure.endswith("it is the evaluation of a training with other options")

@@ -39,6 +39,8 @@ _MOST_BYTES_OF_TENSORS = 2**30  # if the size is not recorded
 # Keys of ``evaluation.json``: the checksums and sizes of the other files, and the checksum of the other keys. The file
 # with the options of a cell has the last key too.
 _FILES, _SIZES, _CHECKSUM = "files", "sizes", "sha256"
+# The checksum of the options of the cell.
+_OPTIONS = "options"
 
 _MOST_DIMENSIONS = 4  # of an array for a picture: data, channels, height, width
 
@@ -60,6 +62,7 @@ _FORM = {
     **{f"{name}?": (dict, type(None)) for name in _MAPPINGS},
     **{f"{name}?": _NUMBER for name in ("active_units", "epochs", "training_seconds", "decoder_evaluations", "data")},
     "notes?": [str],
+    f"{_OPTIONS}?": str,
     f"{SCORED_DATA}?": (dict, type(None)),
     _FILES: {"*": str},
     f"{_SIZES}?": {"*": int},
@@ -176,7 +179,7 @@ def write_evaluation(cell: Cell, scores: Mapping[str, Any], pointwise: Mapping[s
     """
     values = {name: tensor.detach().cpu().double().contiguous() for name, tensor in pointwise.items()}
     write_bytes(_pointwise_path(cell), save(values))
-    names = {"cell": _names(cell)}
+    names = {"cell": _names(cell), _OPTIONS: _checksum_of_options(_through_json(cell.config))}
     contents = {path.name: path.read_bytes() for path in (_pointwise_path(cell), _arrays_path(cell)) if path.exists()}
     sums = {_FILES: {name: digest(content) for name, content in contents.items()}}
     sizes = {_SIZES: {name: len(content) for name, content in contents.items()}}
@@ -223,6 +226,8 @@ def _read_scores(cell: Cell) -> dict[str, Any]:
         raise InputError(f"{path} is damaged: it names {short_label(min(elsewhere))} as a file of the evaluation.")
     if scores["cell"] != _names(cell):
         raise InputError(f"{path} is damaged: it is the evaluation of another cell, {scores['cell']}.")
+    if scores.get(_OPTIONS, options := _checksum_of_options(_through_json(cell.config))) != options:
+        raise InputError(f"{path} is damaged: it is the evaluation of a training with other options.")
     return dict(scores)
 
 
