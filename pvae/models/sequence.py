@@ -78,15 +78,22 @@ class SequenceVAE(BaseSequenceVAE):
         """
         observed, present = self.steps(x, self._event_shape), present_steps(lengths, x, self.time)
         state: Tensor = self.transition.start
+        features: Tensor | None = None
         with pyro.plate("data", x.shape[0]):
             for t in range(self.time):
+                seen = observed[:, t]
                 with masked_step(present, t):
                     z = pyro.sample(f"z{t}", self.transition(state))
                 density = self.decode_step(z, state)
                 if present is not None:
                     density = PaddedStep(density, present[:, t])
-                value = pyro.sample(f"x{t}", density, obs=observed[:, t])
-                state = self.advance(state, z, value, None if present is None else present[:, t])
+                value = pyro.sample(f"x{t}", density, obs=seen)
+                if value is not seen:  # it is simulated
+                    state = self.advance(state, z, value, None if present is None else present[:, t])
+                elif t + 1 < self.time:  # no density depends on the state after the last step
+                    if features is None and self.transition.reads_data:
+                        features = self.features(x, present)
+                    state = self.transition.advance(state, z, None if features is None else features[:, t])
 
     def guide(self, x: Tensor, lengths: Tensor | None = None) -> None:
         """Infer z of each time step, given z of the earlier ones and the data.
@@ -114,8 +121,7 @@ class SequenceVAE(BaseSequenceVAE):
             present: True before the end of each sequence, (batch, time); None if all are complete.
             choose: a function that returns a value from the number of a time step and the posterior of its z.
         """
-        steps = zero_ended(self.steps(x, self._input_shape), present, len(self._input_shape))
-        return self.inference.infer(self.encoder(steps), present, self.transition, choose)
+        return self.inference.infer(self.features(x, present), present, self.transition, choose)
 
     @torch.no_grad()
     @takes_data

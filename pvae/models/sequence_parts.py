@@ -90,6 +90,17 @@ class BaseSequenceVAE(BaseVAE):
         leading = clean.shape[: clean.dim() - len(self._event_shape)]
         return self.transition.advance(state, z, self.encoder(clean.reshape(*leading, *self._input_shape)))
 
+    def features(self, x: Tensor, present: Tensor | None) -> Tensor:
+        """Return the encoder's features of all time steps, computed at once, shape (batch, time, features).
+
+        Args:
+            x: the data, (batch,) + data_shape, or flat.
+            present: True before the end of each sequence, (batch, time); None if all are complete.
+        """
+        steps = zero_ended(self.steps(x, self._input_shape), present, len(self._input_shape))
+        features: Tensor = self.encoder(steps)
+        return features
+
     def steps(self, x: Tensor, step_shape: tuple[int, ...]) -> Tensor:
         """Return data as (batch, time) + step_shape, a view if possible.
 

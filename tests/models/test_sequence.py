@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pyro
@@ -370,3 +371,32 @@ def test_a_figure_of_forecasts_is_of_sequences() -> None:
     run = untrained_run(pvae.VAE(3, latent=2, hidden=4), torch.rand(20, 3).round())
     with pytest.raises(InputError, match="needs a model of sequences"):
         run.plot.draw("forecast", torch.rand(20, 3).round())
+
+
+class _CopiedData(poutine.messenger.Messenger):
+    """Gives a program copies of its observed values, so that they may be simulated ones."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["is_observed"]:
+            msg["value"] = msg["value"].clone()
+
+
+@pytest.mark.parametrize("lengths", [None, torch.tensor([4, 2, 1])])
+@pytest.mark.usefixtures("own_store", "seeded")
+def test_the_model_encodes_all_time_steps_at_once_with_the_same_numbers(lengths: torch.Tensor | None) -> None:
+    model = pvae.SequenceVAE(
+        (4, 3), transition="recurrent", latent=2, hidden=5, state=4, likelihood="gaussian"
+    ).double()
+    calls: list[Any] = []
+    model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(3, 4, 3, dtype=torch.float64)
+    guide = poutine.trace(model.guide).get_trace(x, lengths)
+    results, counts = [], []
+    for program in (model.model, _CopiedData()(model.model)):
+        calls.clear()
+        log_joint = poutine.trace(poutine.replay(program, guide)).get_trace(x, lengths).log_prob_sum()
+        counts.append(len(calls))
+        gradients = torch.autograd.grad(log_joint, model.theta(), retain_graph=True, allow_unused=True)
+        results.append([log_joint, *[gradient for gradient in gradients if gradient is not None]])
+    assert counts[0] == 1 and counts[1] >= 3
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
