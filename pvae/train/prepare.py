@@ -155,6 +155,11 @@ class TrainingSetup:
         if on_other_axis and splits.validation is not None:
             raise InputError(f"{on_other_axis[0]} Or load the data with validation=0.")
         programs = bind(self.latent_model, batch, self.request.fields)
+        if splits.mask != "none" and "mask" not in programs.fields_of_model:
+            raise InputError(
+                f"mask={splits.mask!r} hides entries of x at random, and the model takes no mask, so that it reads "
+                "them. Load the data without it, or use a model that takes a mask, such as masked-vae."
+            )
         for part in (splits.train, splits.validation):
             if part is not None and not isinstance(part, StoredBatch):  # these are checked as they are read
                 require_masks_taken(programs, part)

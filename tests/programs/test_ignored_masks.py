@@ -48,6 +48,12 @@ def test_a_model_without_a_mask_is_refused_also_if_the_first_batch_is_complete(p
         PATHS[path](holes(9))
 
 
+def test_entries_that_are_hidden_at_each_use_need_a_model_with_a_mask() -> None:
+    data = pvae.load_data(np.ones((6, 2)), mask="pixels", binarise="none", validation=0, test=0)
+    with pytest.raises(InputError, match=r"hides entries of x at random, and the model takes no mask"):
+        PATHS["fit"](data)
+
+
 def test_a_mask_of_ones_changes_nothing() -> None:
     complete = holes(9).train.take(slice(0, 9))
     torch.manual_seed(0)
