@@ -221,7 +221,7 @@ def _call_user_code(path: Path, label: str, constructor: Callable[..., Any], set
     with user_errors(path, label):
         made = constructor(**settings)
     if not is_latent_model(made):
-        raise InputError(f"{label} made {type(made).__name__}, which lacks model or guide; write both.")
+        raise InputError(f"{label} made {type(made).__name__}, which lacks model or guide. Write both methods.")
     return made
 
 

@@ -81,8 +81,8 @@ def impute(
     with inference_mode(latent_model, zeroed, fields) as programs:
         if "mask" not in programs.fields:
             raise InputError(
-                "The programs take no mask, so they cannot leave missing entries out. Give the programs the arguments "
-                "(x, mask)."
+                "The programs do not take a mask, so they cannot leave out missing entries. Use a model such as "
+                "masked-vae, or programs with the arguments (x, mask)."
             )
         parts = map_fitting_parts(
             lambda part: _impute_part(programs, part, n, particles),

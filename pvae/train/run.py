@@ -198,8 +198,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.toml"
     if not path.exists():
         raise InputError(
-            f"{folder} is not a run folder: it has no config.toml. Give the folder that was out= of pvae.fit, or that "
-            "pvae train has printed; pvae runs lists the runs of a folder."
+            f"{folder} is not a run folder: it has no config.toml. Give the folder out= of pvae.fit, or the folder "
+            "that pvae train printed; pvae runs lists the runs of a folder."
         )
     config = read_toml(path, most=_MOST_CONFIG)
     check_form(path, config, _FORM)

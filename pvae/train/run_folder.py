@@ -111,7 +111,7 @@ def snapshot_to_resume(
     if changes:
         raise InputError(
             f"A resumed run needs the model, objective, data, options and versions of {folder}: {changes}. Give the "
-            f"recorded ones, or accept a kind of change (--allow-changed, allow_changed=): {', '.join(KINDS)}."
+            f"recorded values, or accept a kind of change (--allow-changed, allow_changed=): {', '.join(KINDS)}."
         )
     snapshot = read_newest(folder, "last")
     require_config_of_snapshot(folder, recorded, snapshot)

@@ -52,7 +52,7 @@ def _with_conditions(form: RunForm, batch: Batch, needed: Sequence[str], given: 
     if unused:
         raise InputError(
             f"given= takes the conditions of the model ({', '.join(needed) or 'it has none'}); got {unused[0]!r}, "
-            "which would change nothing. Leave it out."
+            "which has no effect. Leave it out."
         )
     values = {name: _values(form, name, value, batch.size) for name, value in given.items()}
     known = as_batch({"x": batch.x, **values})

@@ -131,10 +131,10 @@ def test_an_encoder_is_exported_once_and_replaced_only_with_force(folder: Path) 
     ("words", "text", "reason"),
     [
         ([], "a,c\n1,2\n3,5\n", "'b' is missing; 'c' was not in training"),
-        ([], "a,b\n1,2\n3,x\n4,5\n", "line 3, column 'b': a number is needed, 'x' came"),
+        ([], "a,b\n1,2\n3,x\n4,5\n", "line 3, column 'b': a number is needed, got 'x'"),
         ([], "a,b,kind\n1,2,u\n3,5,w\n", "The label 'w' is not one of the labels of the training: u, v"),
         (["--separator", ";"], "a,b\n1,2\n3,5\n", "the separator ';' gives one column, but ',' would give 2"),
-        ([], "a,b\n1,2\n3,5,7\n", "line 3: 2 columns needed, 3 came"),
+        ([], "a,b\n1,2\n3,5,7\n", "line 3: 2 columns needed, got 3"),
     ],
 )
 def test_a_bad_table_ends_every_command_in_one_line(folder: Path, words: list[str], text: str, reason: str) -> None:

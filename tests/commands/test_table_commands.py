@@ -114,11 +114,11 @@ def test_other_data_of_a_run_are_refused_in_one_line(folder: Path, change, words
     ("text", "options", "words"),
     [
         ("a;b\n1;2\n", ["--separator", ","], "would give 2"),
-        ("a,b\n1,2\n3,x\n", [], "line 3, column 'b': a number is needed, 'x' came"),
+        ("a,b\n1,2\n3,x\n", [], "line 3, column 'b': a number is needed, got 'x'"),
         ("a,b\n1,2\n", ["--label", "c"], "'c'"),
         ("0,1\n1,0\n", [], "--header first"),
-        ("a,b\n1,2\n3\n", [], "line 3: 2 columns needed, 1 came"),
-        ("a,b\n1,NA\n", [], "line 2, column 'b': a number is needed, 'NA' came"),
+        ("a,b\n1,2\n3\n", [], "line 3: 2 columns needed, got 1"),
+        ("a,b\n1,NA\n", [], "line 2, column 'b': a number is needed, got 'NA'"),
         ("a,b\n5400000.01,1\n5400000.02,2\n5400000.03,3\n5400000.04,4\n", ["--validation", "0"], "'a' of x"),
     ],
 )
@@ -139,4 +139,4 @@ def test_em_marginalises_the_words_of_a_table(folder: Path) -> None:
     ]
     assert values[0]["log_likelihood"] == values[1]["log_likelihood"] and values[0]["missing"] == "marginalise"
     refused = run("em", "--data", "q.csv", "--no-progress")
-    assert refused.code == 2 and "'?' came" in refused.err
+    assert refused.code == 2 and "got '?'" in refused.err

@@ -95,7 +95,7 @@ def test_options_overrule_what_would_be_found(tmp_path: Path) -> None:
 def test_text_in_quotes_may_hold_separators_and_ends_of_lines(tmp_path: Path) -> None:
     text = 'a,label\n1.5,"x, y"\n2.5,"two\nlines"\n3.5,"say ""x"""\n'
     assert read(tmp_path, text).schema.classes == ('say "x"', "two\nlines", "x, y")
-    assert "line 4, column 'a': a number is needed, 'z' came" in refused(tmp_path, 'a,label\n1,"p\nq"\nz,r\n')
+    assert "line 4, column 'a': a number is needed, got 'z'" in refused(tmp_path, 'a,label\n1,"p\nq"\nz,r\n')
 
 
 # --- the first line, and row numbers
@@ -147,7 +147,7 @@ def test_a_first_column_without_a_name_that_names_the_rows_is_left_out(tmp_path:
 
 
 def test_one_name_above_numbers_with_decimal_commas_is_asked_about(tmp_path: Path) -> None:
-    assert "line 2: 1 columns needed, 2 came" in refused(tmp_path, "a\n0,5\n1,5\n")
+    assert "line 2: 1 columns needed, got 2" in refused(tmp_path, "a\n0,5\n1,5\n")
     assert read(tmp_path, "a\n0,5\n1,5\n", separator=";").train.x.tolist() == [[0.5], [1.5]]
 
 
@@ -208,7 +208,7 @@ def test_text_becomes_categories_only_on_request(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cell", ["2019_01", "1,5e", "12 kg", "0x10", "1.234,5", "1_000", "--1"])
 def test_what_is_no_number_is_refused_with_its_place(tmp_path: Path, cell: str) -> None:
-    assert f"line 3, column 'b': a number is needed, {cell!r} came" in refused(tmp_path, f'a,b\n1,2\n3,"{cell}"\n')
+    assert f"line 3, column 'b': a number is needed, got {cell!r}" in refused(tmp_path, f'a,b\n1,2\n3,"{cell}"\n')
 
 
 def test_truth_values_are_ones_and_zeros(tmp_path: Path) -> None:
@@ -218,14 +218,14 @@ def test_truth_values_are_ones_and_zeros(tmp_path: Path) -> None:
 
 def test_missing_cells_are_refused_or_masked_by_their_words(tmp_path: Path) -> None:
     text = "a,b\nNA,1\n2,\n-9,nan\n4,2\n"
-    assert "line 2, column 'a': a number is needed, 'NA' came. missing='mask'" in refused(tmp_path, text)
+    assert "line 2, column 'a': a number is needed, got 'NA'. With missing='mask'" in refused(tmp_path, text)
     masked = read(tmp_path, text, missing="mask")
     assert masked.train.x.tolist() == [[0, 1], [2, 0], [-9, 0], [4, 2]]
     assert masked.train["mask"].tolist() == [[0, 1], [1, 0], [1, 0], [1, 1]]
     assert masked.schema.missing == {"a": 1, "b": 2}
     words = read(tmp_path, text.replace("nan", "?"), missing="NA,?,-9")
     assert words.train["mask"].tolist() == [[0, 1], [1, 0], [0, 0], [1, 1]]
-    assert "'NA' came" in refused(tmp_path, text.replace("nan", "?"), missing="?")
+    assert "got 'NA'" in refused(tmp_path, text.replace("nan", "?"), missing="?")
 
 
 def test_numbers_beside_words_with_blanks_are_read_to_the_last_bit(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_numbers_beside_words_with_blanks_are_read_to_the_last_bit(tmp_path: Pat
 
 def test_a_missing_label_is_hidden_and_a_class_may_be_called_na(tmp_path: Path) -> None:
     text = "a,label\n1,cat\n2,\n3,NA\n"
-    assert "1 missing labels" in refused(tmp_path, text) or "an empty cell came" in refused(tmp_path, text)
+    assert "1 missing labels" in refused(tmp_path, text) or "got an empty cell" in refused(tmp_path, text)
     splits = read(tmp_path, text, missing="mask")
     assert splits.train.y.tolist() == [1, -1, 0] and splits.schema.classes == ("NA", "cat")
     assert "1 missing labels are hidden" in splits.schema.account
@@ -258,7 +258,7 @@ def test_a_frame_is_read_by_its_types() -> None:
     assert splits.train["mask"].tolist() == [[1, 1, 1], [0, 1, 0], [1, 0, 1]]
     with pytest.raises(InputError, match=r"row 1, column 'whole': a number is needed"):
         load_data(frame, **WHOLE)
-    with pytest.raises(InputError, match=r"row 1, column 'a': a number is needed, 'two' came"):
+    with pytest.raises(InputError, match=r"row 1, column 'a': a number is needed, got 'two'"):
         load_data(pd.DataFrame({"a": [1, "two"]}), **WHOLE)
     with pytest.raises(InputError, match="'when' has Timestamp"):
         load_data(pd.DataFrame({"a": [1.0], "when": pd.to_datetime(["2024-01-01"])}), **WHOLE)

@@ -166,8 +166,8 @@ def _refuse_missing(source: FrameSource, columns: dict[str, np.ndarray], names: 
     place, cell = source.cell(first[name], name)
     if cell.strip().lower() in ("nan", "-nan") and source.place is not None:
         return
-    came = f"{cell!r:.40} came" if cell.strip() else "an empty cell came"
-    raise InputError(f"{place}: a number is needed, {came}. missing='mask' takes it as a missing value.")
+    came = f"{cell!r:.40}" if cell.strip() else "an empty cell"
+    raise InputError(f"{place}: a number is needed, got {came}. With missing='mask' it is a missing value.")
 
 
 def _refuse_text(source: FrameSource, columns: dict[str, np.ndarray], names: list[str]) -> None:
@@ -179,7 +179,7 @@ def _refuse_text(source: FrameSource, columns: dict[str, np.ndarray], names: lis
         if others.any() and is_text.any():
             place, cell = source.cell(int(np.flatnonzero(is_text)[0]), name)
             raise InputError(
-                f"{place}: a number is needed, {cell!r:.40} came. Encode text as numbers, or set missing={cell!r:.40} "
+                f"{place}: a number is needed, got {cell!r:.40}. Encode text as numbers, or set missing={cell!r:.40} "
                 "if it marks a missing value."
             )
     for name in names:

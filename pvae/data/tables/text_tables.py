@@ -134,7 +134,7 @@ def _columns(lines: TextLines, dialect: Dialect) -> tuple[list[str], int, tuple[
     if len(uneven):
         line, came = lines.numbers[positions[uneven[0]]], counts[uneven[0]]
         raise InputError(
-            f"{lines.name}, line {line}: {needed} columns needed, {came} came. The cells seem to be separated by "
+            f"{lines.name}, line {line}: {needed} columns needed, got {came}. The cells seem to be separated by "
             f"{SEPARATOR_NAMES.get(dialect.separator, dialect.separator)}; give another separator if that is wrong."
         )
     return names, needed, dialect.notes

@@ -31,7 +31,7 @@ def forecast(inputs: FigureInputs) -> Figure:
 
     model, batch = inputs.run.model, inputs.first_data()
     if not isinstance(model, SequenceVAE):
-        raise InputError("A forecast needs a model of sequences that continues them; train a sequence-vae.")
+        raise InputError("A forecast needs a model of sequences that continues them. Train sequence-vae.")
     x, lengths = batch["x"], batch.get("lengths", torch.full((batch.size,), model.time))
     ends = (lengths * _SEEN).ceil().long().clamp(max=lengths - 1)
     kept = ends > 0
@@ -89,7 +89,7 @@ def topics(inputs: FigureInputs) -> Figure:
 
     model = inputs.run.model
     if not isinstance(model, ProdLDA):
-        raise InputError("A figure of topics needs a topic model; train a prodlda.")
+        raise InputError("A figure of topics needs a topic model. Train prodlda.")
     probabilities = model.topic_words().cpu()
     top = probabilities.topk(min(inputs.count, probabilities.shape[1]))
     names = inputs.feature_names or [f"word {index}" for index in range(probabilities.shape[1])]
