@@ -168,7 +168,7 @@ def test_a_file_is_replaced_only_with_force_and_bad_input_ends_in_one_line(folde
         ("encode", "labels", "--out", "no.txt"): "ends in .csv",
         ("sample", "labels", "--out", "no/where.csv"): "does not exist",
         ("predict", "holes", "--out", "no.csv"): "q(y given x)",
-        ("impute", "labels", "--out", "no.csv"): "take no mask",
+        ("impute", "labels", "--out", "no.csv"): "do not take a mask",
         ("impute", "holes", "--quantiles", "0.5,2", "--out", "no.csv"): "between 0 and 1",
         ("impute", "holes", "--quantiles", "0.5", "--draws", "2", "--out", "no.csv"): "cannot be written into one file",
     }.items():
