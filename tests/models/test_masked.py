@@ -469,7 +469,7 @@ def test_imputation_says_what_it_lacks() -> None:
     batch = copies(4)
     with pytest.raises(pvae.InputError, match="x and mask in the batch; it has x"):
         impute(linear_gaussian(), {"x": batch.x})
-    with pytest.raises(pvae.InputError, match="take no mask"):
+    with pytest.raises(pvae.InputError, match="do not take a mask"):
         impute(exact.LinearGaussianModel(), batch)
     for wrong in ({"n": 0}, {"particles": 0}, {"n": 2.5}):
         with pytest.raises(pvae.InputError, match="whole number of at least 1"):

@@ -195,7 +195,7 @@ def test_a_summed_out_component_is_inferred_for_a_reconstruction() -> None:
 def test_what_a_model_cannot_do_is_refused_with_the_reason() -> None:
     x = torch.rand(40, 4).round()
     run = pvae.fit(VAE((4,), latent=1, hidden=(4,)), x, **QUICK)
-    with pytest.raises(InputError, match="take no mask"):
+    with pytest.raises(InputError, match="do not take a mask"):
         run.impute(x)
     with pytest.raises(InputError, match=r"q\(y given x\)"):
         run.predict(x)
