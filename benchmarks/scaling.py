@@ -1,10 +1,12 @@
 """Efficiency of a training in several processes: a step of one process beside a step of several, on equal shares.
 
 Each process has one thread, and a batch of 512 data of its own; the network is 784-400-20, in float32, with Adam. In
-rounds, process 0 first takes steps alone, then all processes take steps together. The efficiency is the time of a step
-alone divided by the time of a step together: 1 means that the gradients of all processes cost nothing. The table shows
-the median over the rounds with its quartiles, by the CPU time of process 0, which leaves out the wait for the other
-processes, and by the clock, which on a busy machine measures the other programs too.
+rounds, process 0 first takes steps alone, then all processes take steps at the same time, each without the others, and
+then together. The efficiency is the time of a step alone divided by the time of a step together. The table also shows
+the two causes: what the processes cost each other without an exchange, because they share the memory of the machine,
+and what the exchange of the gradients costs. It shows the median over the rounds with its quartiles, by the CPU time of
+process 0, which leaves out the wait for the other processes, and by the clock, which on a busy machine measures the
+other programs too.
 
     python benchmarks/scaling.py [--processes 2] [--batch 512] [--rounds 15] [--steps 20]
 """
@@ -68,22 +70,34 @@ def run_process(rank: int, folder: str, options: argparse.Namespace) -> None:
     model = pvae.VAE(data_shape=(784,), hidden=(400,), latent=20, activation="relu")
     with scope(model):
         alone, together = make_stepper(model, batch, None), make_stepper(model, batch, reduction)
-        rounds: list[tuple[float, float]] = []
+        rounds: list[list[tuple[float, float]]] = []
         for number in range(options.rounds + 1):
             distributed.barrier()
             one = measured(lambda: alone(batch), options.steps) if rank == 0 else (0.0, 0.0)
             distributed.barrier()
+            apart = measured(lambda: alone(batch), options.steps)
+            distributed.barrier()
             several = measured(lambda: together(batch), options.steps)
-            if number and rank == 0:  # the first round traces the graphs
-                rounds.append((one[0] / several[0], one[1] / several[1]))
-                last = one, several
+            if number:  # the first round traces the graphs
+                rounds.append([one, apart, several])
         distributed.barrier()
     if rank == 0:
         print(f"{options.processes} processes, {options.batch} data each; load {os.getloadavg()[0]:.1f}")
-        for name, place in (("CPU time", 0), ("clock", 1)):
-            print(f"efficiency by {name:9} {quartiles([ratios[place] for ratios in rounds])}")
-        print(f"last round: {1e3 * last[0][0]:.2f} ms alone and {1e3 * last[1][0]:.2f} ms together, CPU time of a step")
+        print_ratios(rounds)
     distributed.destroy_process_group()
+
+
+def print_ratios(rounds: list[list[tuple[float, float]]]) -> None:
+    """Print the ratios of the times of a step: alone, at the same time without an exchange, and together."""
+    for name, place in (("CPU time", 0), ("clock", 1)):
+        alone, apart, together = ([steps[place] for steps in column] for column in zip(*rounds, strict=True))
+        for label, over, under in (
+            ("efficiency", alone, together),
+            ("alone to at the same time", alone, apart),
+            ("at the same time to together", apart, together),
+        ):
+            ratios = [first / second for first, second in zip(over, under, strict=True)]
+            print(f"{name:8}  {label:28}  {quartiles(ratios)}")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`GradientReduction`: the numbers and gradients of a step of all processes, by one all-reduce."""
+"""`GradientReduction`: the numbers and gradients of a step of all processes, summed once for each update."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import LostProcessError
+from pvae.train.distributed.sums import Sums, make_sums
 from pvae.train.distributed.training_group import TrainingGroup
 from pvae.train.graph.trace import Outputs
 from pvae.train.signals import Interrupts
@@ -25,30 +26,20 @@ _ULPS = 8
 
 @dataclass(frozen=True)
 class _Space:
-    """The memory of the all-reduce of one parameter group, which is used in each step.
+    """The memory for the sums of one parameter group, which is used in each step.
 
     Attributes:
-        flat: all numbers, shape (elements + flags,).
-        values: the part for numbers, gradients and buffers, shape (elements,).
-        flags: the part after `values`.
-        views: the values in the shapes of the numbers, gradients and buffers.
+        sums: the memory for the values and their sums, and for the flags.
+        shapes: the shapes of the numbers, gradients and buffers.
     """
 
-    flat: Tensor
-    values: Tensor
-    flags: Tensor
-    views: list[Tensor]
+    sums: Sums
+    shapes: list[torch.Size]
 
-    @classmethod
-    def of_shapes(cls, likes: Sequence[Tensor], flags: int, dtype: torch.dtype) -> _Space:
-        """Return the memory for tensors like these, and a number of flags."""
-        sizes = [like.numel() for like in likes]
-        device = likes[-1].device
-        flat = torch.zeros(sum(sizes) + flags, dtype=dtype, device=device)
-        values, rest = flat[: sum(sizes)], flat[sum(sizes) :]
-        return cls(
-            flat, values, rest, [part.view(like.shape) for part, like in zip(values.split(sizes), likes, strict=True)]
-        )
+    def views(self, values: Tensor) -> list[Tensor]:
+        """Return the parts of memory of shape (elements,), in the shapes of the numbers, gradients and buffers."""
+        parts = values.split([shape.numel() for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 
 class GradientReduction:
@@ -104,46 +95,49 @@ class GradientReduction:
             *self.buffers,
         ]
         space = self._agree(player, likes, len(outputs))
-        if [view.shape for view in space.views] != [like.shape for like in likes]:
+        if space.shapes != [like.shape for like in likes]:
             self._report_failure(player)
             raise LostProcessError("Training in several processes needs the same parameters at each step; one is new.")
         values = [*outputs, *self.buffers]
         self._fill(space, values)
         has_value = [float(value is not None and self.own_rows > 0) for value in outputs]
         flags = [*has_value, float(self.own_rows), 0.0, *self._own_signals()]
-        space.flags.copy_(torch.tensor(flags, dtype=space.flat.dtype))
-        self.group.add_to_sum(space.flat)
-        numbers = space.flags.tolist()
+        space.sums.flags.copy_(torch.tensor(flags, dtype=space.sums.flags.dtype))
+        space.sums.exchange_flags()
+        numbers = space.sums.flags.tolist()
         self._read_flags(numbers[-_FLAGS:])
-        space.values.div_(self.rows)
+        space.sums.finish(self.rows)
         # the numbers are copied because the next step writes into the same memory; the gradients are used before
         means = [
             view.to(like.dtype, copy=place < count)
-            for place, (view, like) in enumerate(zip(space.views, likes, strict=True))
+            for place, (view, like) in enumerate(zip(space.views(space.sums.total), likes, strict=True))
         ]
         self._set_buffers(means[len(outputs) :])
         return tuple(mean if has else None for mean, has in zip(means, numbers, strict=False))[: len(outputs)]
 
     def _fill(self, space: _Space, values: Sequence[Tensor | None]) -> None:
-        """Write tensors times the number of own data into the memory of the all-reduce; zeros where there is none."""
+        """Write tensors times the number of own data into the memory of this process; zeros where there is none."""
         with torch.no_grad():
-            for view, value in zip(space.views, values, strict=True):
+            for view, value in zip(space.views(space.sums.own), values, strict=True):
                 if value is None or not self.own_rows:
                     view.zero_()
-                else:
-                    view.copy_(value.detach())
-            if self.own_rows:
-                space.values.mul_(self.own_rows)
+                elif value.dtype == view.dtype:
+                    torch.mul(value.detach(), self.own_rows, out=view)
+                else:  # the product could overflow in a smaller number format
+                    view.copy_(value.detach()).mul_(self.own_rows)
 
     def _agree(self, player: str, likes: Sequence[Tensor], outputs: int) -> _Space:
-        """Return the memory of the all-reduce of a parameter group; its length must be the same in all processes."""
+        """Return the memory for the sums of a parameter group; its length must be the same in all processes."""
         known = self._spaces.get(player)
         if known is not None:
             return known
         is_double = any(like.dtype == torch.float64 for like in likes[: len(likes) - len(self.buffers)])
         dtype = torch.float64 if is_double else torch.float32
-        space = self._spaces[player] = _Space.of_shapes(likes, outputs + _FLAGS, dtype)
-        self._exchange_lengths(space.flat.device, space.flat.numel())
+        device, shapes = likes[-1].device, [like.shape for like in likes]
+        elements = sum(shape.numel() for shape in shapes)
+        self._exchange_lengths(device, elements + outputs + _FLAGS)
+        sums = make_sums(self.group, elements, outputs + _FLAGS, dtype, device)
+        space = self._spaces[player] = _Space(sums, shapes)
         return space
 
     def _exchange_lengths(self, device: torch.device, length: int) -> None:
@@ -164,9 +158,9 @@ class GradientReduction:
             if player not in self._spaces:
                 self._exchange_lengths(self.group.device, 0)
                 return
-            flat = self._spaces[player].flat.zero_()
-            flat[-_FLAGS + 1] = 2.0**self.group.rank if self.group.rank < 20 else 2.0**20
-            self.group.add_to_sum(flat)
+            sums = self._spaces[player].sums
+            sums.flags.zero_()[-_FLAGS + 1] = 2.0**self.group.rank if self.group.rank < 20 else 2.0**20
+            sums.exchange_flags()
         except LostProcessError:
             return  # the error of this process is shown
 
