@@ -89,7 +89,7 @@ def test_the_first_non_finite_tensor_is_named(case: str, step: str, tmp_path: Pa
     kept = read(tmp_path / "run" / "last")
     assert kept.state["step"] == caught.value.step - 1
     assert all(each.isfinite().all() for each in kept.parameters.values())
-    assert f"of step {kept.state['step']}" in str(caught.value)
+    assert f"from step {kept.state['step']}" in str(caught.value)
 
 
 @pytest.mark.parametrize("step", ["eager", "graph"])
