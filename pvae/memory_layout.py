@@ -42,7 +42,7 @@ def set_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | Non
 
 def strides_of(parameters: Iterable[Tensor]) -> list[tuple[int, ...]]:
     """Return the strides of each parameter; another list shows that a parameter has got memory of another layout."""
-    return [parameter.stride() for parameter in parameters]
+    return list(map(Tensor.stride, parameters))
 
 
 def keep_state_in_layout(optimiser: Optimizer, named: Mapping[str, Tensor]) -> None:

@@ -62,9 +62,11 @@ class BoundPrograms:
     def __post_init__(self) -> None:
         if isinstance(unwrap(self.guide), GuideMessenger):  # `Program` hides the observed sites of such a guide
             object.__setattr__(self, "guide", Program(self.guide))
-        first = next((value for value in self.args if isinstance(value, Tensor) and value.dim()), None)
-        if first is not None and first.shape[0] == 0:
-            raise InputError(NO_DATA)
+        for value in self.args:
+            if isinstance(value, Tensor) and value.dim():
+                if value.shape[0] == 0:
+                    raise InputError(NO_DATA)
+                break
 
     @cached_property
     def layout(self) -> Layout:
@@ -211,9 +213,15 @@ class BoundPrograms:
     @cached_property
     def _known_modules(self) -> list[nn.Module]:
         """The modules among `modules` that are known without a search."""
-        owners = [owner for owner in self.owners if isinstance(owner, nn.Module)]
-        holders = (_holder(function) for function in (self.model, self.guide))
-        return owners + [module for holder in holders if holder is not None for module in holder.held.values()]
+        modules: list[nn.Module] = []  # comprehensions would be further calls in each step of a training
+        for owner in self.owners:
+            if isinstance(owner, nn.Module):
+                modules.append(owner)
+        for function in (self.model, self.guide):
+            holder = _holder(function)
+            if holder is not None:
+                modules.extend(holder.held.values())
+        return modules
 
     @cached_property
     def _places(self) -> tuple[tuple[Any, str], tuple[Any, str]]:

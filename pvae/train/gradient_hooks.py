@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["call_gradient_hooks", "gradient_hooks", "hooks_of"]
+__all__ = ["call_gradient_hooks", "gradient_hooks", "has_gradient_hooks", "hooks_of"]
 
 
 def hooks_of(tensor: Tensor, name: str) -> list[Callable[..., Any]]:
@@ -27,6 +27,18 @@ def gradient_hooks(tensor: Tensor) -> list[Callable[..., Any]]:
         tensor: a parameter.
     """
     return hooks_of(tensor, "_post_accumulate_grad_hooks")
+
+
+def has_gradient_hooks(parameters: Sequence[Tensor]) -> bool:
+    """Return whether there is such a function for any parameter.
+
+    Args:
+        parameters: the parameters.
+    """
+    for parameter in parameters:  # noqa: SIM110  (a generator would be a further call for each parameter in each step)
+        if parameter._post_accumulate_grad_hooks:
+            return True
+    return False
 
 
 def call_gradient_hooks(parameters: Sequence[Tensor]) -> None:

@@ -135,13 +135,11 @@ class StepPlans:
 
     @staticmethod
     def _key(player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        kinds = [
-            (argument.shape, argument.stride(), argument.dtype)
-            if isinstance(argument, Tensor) and not argument.is_nested
-            else type(argument)
-            for argument in arguments
-        ]
-        return (player, *kinds)
+        kinds: list[Any] = [player]  # a comprehension would be a further call in each step
+        for argument in arguments:
+            is_plain = isinstance(argument, Tensor) and not argument.is_nested
+            kinds.append((argument.shape, argument.stride(), argument.dtype) if is_plain else type(argument))
+        return tuple(kinds)
 
     def _make(self, player: str, arguments: tuple[Tensor, ...]) -> Plan:
         def eager(*values: Tensor) -> Outputs:

@@ -18,7 +18,7 @@ from pvae.train.compiled.compiled_steps import CompiledSteps
 from pvae.train.computation import Computation
 from pvae.train.distributed.gradient_reduction import GradientReduction
 from pvae.train.distributed.objective_state import advance_objective
-from pvae.train.gradient_hooks import call_gradient_hooks, gradient_hooks
+from pvae.train.gradient_hooks import call_gradient_hooks, has_gradient_hooks
 from pvae.train.graph.trace import Outputs
 from pvae.train.optimisers import track_parameters
 from pvae.train.plans import StepPlans
@@ -165,7 +165,8 @@ class Stepper:
 
     def _update(self, player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """Update one player once; return its numbers."""
-        self._follow_layouts()
+        if self._plans.graph:
+            self._follow_layouts()
         if self.reduction is not None:
             return self._update_in_all_processes(self.reduction, player, arguments)
         plan = self._plans.plan(player, arguments)
@@ -203,18 +204,17 @@ class Stepper:
 
     def _parameters_of_plan(self, plan: Plan, player: str) -> list[Tensor]:
         """Return the parameters of a plan's gradients; an eager run may have created new ones."""
-        if not self._plans.graph:
-            has_changed = self.parameters.has_new() or len(plan.parameters) != len(self.parameters.of(player))
-            if has_changed:
-                self.refresh()
-                plan.parameters = list(self.parameters.of(player))
+        # a run collects new parameters
+        if not self._plans.graph and len(plan.parameters) != len(self.parameters.of(player)):
+            self.refresh()
+            plan.parameters = list(self.parameters.of(player))
         return plan.parameters
 
     def _apply(self, parameters: list[Tensor], gradients: Outputs) -> None:
         if len(self.parameters.players) > 1:
             for parameter in self.parameters.named.values():
                 parameter.grad = None
-        if any(map(gradient_hooks, parameters)):
+        if has_gradient_hooks(parameters):
             set_gradients(parameters, gradients)
             call_gradient_hooks(parameters)
             gradients = tuple(parameter.grad for parameter in parameters)

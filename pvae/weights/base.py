@@ -138,7 +138,7 @@ class LogWeights:
         """
         with torch.no_grad():
             # A further loss of the guide is in the weights because it is trained, but it is not part of q.
-            elbo = self._mean(sum_tensors([self.log_w, *[self.site_log_guide[name] for name in self._loss_terms]]))
+            elbo = self._mean(sum_tensors([self.log_w, *map(self.site_log_guide.__getitem__, self._loss_terms)]))
             if SUMMED in self.strategies.values():  # q of these sites is not in the weights
                 return {"summed_out_elbo": elbo}
             if not self._split:

@@ -175,7 +175,8 @@ def strategy_chooser(gradients: Mapping[str, str], particles: int, without_pathw
         name = site["name"]
         if site["infer"].get("_in_model"):  # only the guide's sites have a strategy
             return sum_marked(site, "pathwise")
-        of_objective = next((strategy for glob, strategy in gradients.items() if _is_match(name, glob)), None)
+        matches = (strategy for glob, strategy in gradients.items() if _is_match(name, glob)) if gradients else ()
+        of_objective = next(iter(matches), None)
         strategy = of_objective or site["infer"].get("gradient")
         if strategy is None:
             return sum_marked(site, "pathwise" if site["fn"].has_rsample else default)

@@ -19,7 +19,7 @@ from pvae.train.clipping import clipped
 from pvae.train.compiled.inductor import compile_graph
 from pvae.train.compiled.lifted_graph import lift
 from pvae.train.compiled.update_rules import UpdateRule, find_rule, has_state
-from pvae.train.gradient_hooks import gradient_hooks
+from pvae.train.gradient_hooks import has_gradient_hooks
 
 __all__ = ["CompiledStep", "OptimiserChangedError"]
 
@@ -94,7 +94,7 @@ class CompiledStep:
         groups = self.optimiser.param_groups
         rules = [find_rule(self.optimiser, group) for group in groups]
         self._rules: list[UpdateRule] = [rule for rule in rules if rule is not None]
-        has_hooks = any(map(gradient_hooks, self.parameters))
+        has_hooks = has_gradient_hooks(self.parameters)
         self.updates = len(self._rules) == len(groups) and bool(self.updated) and not has_hooks
         self._frozen = self._settings()
         self._starts: list[int] = []
