@@ -317,5 +317,5 @@ def test_an_autoguide_of_other_data_is_refused_with_both_numbers() -> None:
     guide = autoguide.AutoNormal(local)
     guide(X.float())
     for ask in (pvae.evaluate.elbo, pvae.evaluate.log_evidence, pvae.evaluate.judge, pvae.evaluate.to_arviz):
-        with pytest.raises(pvae.InputError, match="guide has 5 data in the plate 'data', and site 'x' has 3"):
+        with pytest.raises(pvae.InputError, match="guide has 5 data in the plate 'data', but site 'x' has 3"):
             ask(pvae.pair(local, guide), pvae.Batch(x=X[:3].float()))

@@ -256,5 +256,5 @@ def test_sites_without_a_point_are_refused(model: Any, said: str) -> None:
 
 def test_the_name_and_what_it_says() -> None:
     assert describe(make_objective("dirac")()) == "dirac"
-    assert "no bound" in Dirac.no_bound
+    assert "not a bound" in Dirac.no_bound
     assert not check(Logistic(), pvae.Batch(x=X), "dirac").fatal

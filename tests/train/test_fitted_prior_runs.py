@@ -258,7 +258,7 @@ def test_the_command_writes_a_run_that_other_commands_take(tmp_path: Path, monke
 
 
 BAD_ARGUMENTS = {
-    "absent is no run folder": ["absent", "--out", "new"],
+    "absent is not a run folder": ["absent", "--out", "new"],
     "Unknown kind of prior": ["vae", "--kind", "gauss", "--out", "new"],
     "exists already": ["vae", "--out", "vae-prior"],
     "There is no file absent.npz": ["vae", "--data", "absent.npz", "--out", "new"],
