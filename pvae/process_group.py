@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 
 from pvae.errors import InputError, LostProcessError, first_line
 
-__all__ = ["ProcessGroup"]
+__all__ = ["ProcessGroup", "lost_process"]
 
 
 @contextmanager
@@ -20,10 +20,19 @@ def _one_line_if_lost() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = first_line(error).rpartition("cc:")[2].partition("] ")[2] or first_line(error)
-        raise LostProcessError(
-            "Another process of the group has ended or has not answered in time, and the processes need each other; "
-            f"see its own message ({reason.partition('. ')[0][:200]})."
-        ) from error
+        raise lost_process(reason.partition(". ")[0][:200]) from error
+
+
+def lost_process(reason: str) -> LostProcessError:
+    """Return the error of a process that waits for another one in vain.
+
+    Args:
+        reason: what is known of the cause.
+    """
+    return LostProcessError(
+        "Another process of the group has ended or has not answered in time, and the processes need each other; see "
+        f"its own message ({reason})."
+    )
 
 
 class ProcessGroup:

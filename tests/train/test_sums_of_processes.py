@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,9 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvae.train.distributed import sums
+from pvae.errors import LostProcessError
+from pvae.train.distributed import meeting, sums
+from pvae.train.distributed.meeting import Meeting
 from pvae.train.distributed.sums import AllReduce, SharedMemory, make_sums
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes share memory on Linux alone")
 COUNT = 3
 CPU = torch.device("cpu")
 
@@ -66,6 +72,7 @@ def left_files(folder: Path) -> list[Path]:
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own in place of the memory of the system."""
     monkeypatch.setattr(sums, "_MEMORY", tmp_path)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")  # the threads of Python run one after the other
     return tmp_path
 
 
@@ -80,12 +87,11 @@ def test_sums_are_exact_for_processes_of_any_speed(kind: type, memory: Path, mon
         results = []
         for step in range(6):
             space.own.copy_(torch.arange(5) + 100 * step + 1000 * group.rank)
-            space.flags.copy_(torch.tensor([1.0, float(group.rank)]))
-            space.exchange_flags()
+            flags = space.exchange([1.0, float(group.rank)])
             if step % COUNT == group.rank:
                 time.sleep(0.02)  # the others write the values of the next step
             space.finish(4.0)
-            results.append((space.total.clone(), space.flags.tolist()))
+            results.append((space.total.clone(), flags))
         return results
 
     for results in run(work):
@@ -95,11 +101,29 @@ def test_sums_are_exact_for_processes_of_any_speed(kind: type, memory: Path, mon
     assert not left_files(memory)
 
 
+def test_a_process_that_has_ended_or_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "_TIMEOUT", 0.05)
+    numbers = torch.zeros(2, 2, 2, dtype=torch.float64)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        with pytest.raises(LostProcessError, match="no answer for 0 seconds"):
+            Meeting(numbers, 0, [os.getpid(), other.pid]).add([1.0])
+        other.kill()
+        monkeypatch.setattr(meeting, "_TIMEOUT", 20.0)
+        with pytest.raises(LostProcessError, match="process 1 has ended"):  # no one has waited for it, so it is listed
+            Meeting(numbers, 0, [os.getpid(), other.pid]).add([1.0])
+    with pytest.raises(LostProcessError, match="process 1 has ended"):
+        Meeting(numbers, 0, [os.getpid(), other.pid]).add([1.0])
+    numbers[0, 1] = torch.tensor([1.0, 5.0])  # it came before it ended
+    assert Meeting(numbers, 0, [os.getpid(), other.pid]).add([1.0]) == [6.0]
+
+
 def no_memory(path: Path) -> None:
     raise OSError("no such folder")
 
 
-@pytest.mark.parametrize("reason", ["no folder", "too large", "no space", "not seen by one", "another file"])
+@pytest.mark.parametrize(
+    "reason", ["no folder", "too large", "no space", "not seen by one", "another file", "container"]
+)
 def test_all_processes_use_an_all_reduce_if_one_cannot_share(
     reason: str, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,8 +143,12 @@ def test_all_processes_use_an_all_reduce_if_one_cannot_share(
             torch.zeros(count, dtype=dtype) if reason == "another file" and is_other else open_file(path, count, dtype)
         )
 
+    def namespace() -> str:
+        return "other" if reason == "container" and threading.current_thread() is threads[-1] else "own"
+
     threads: list[threading.Thread] = []
     monkeypatch.setattr(sums, "_open_file", open_in_thread)
+    monkeypatch.setattr(sums, "_pid_namespace", namespace)
 
     def work(group: Any) -> type:
         if group.rank == 1:

@@ -31,10 +31,12 @@ class _Space:
     Attributes:
         sums: the memory for the values and their sums, and for the flags.
         shapes: the shapes of the numbers, gradients and buffers.
+        flags: the number of flags.
     """
 
     sums: Sums
     shapes: list[torch.Size]
+    flags: int
 
     def views(self, values: Tensor) -> list[Tensor]:
         """Return the parts of memory of shape (elements,), in the shapes of the numbers, gradients and buffers."""
@@ -102,9 +104,7 @@ class GradientReduction:
         self._fill(space, values)
         has_value = [float(value is not None and self.own_rows > 0) for value in outputs]
         flags = [*has_value, float(self.own_rows), 0.0, *self._own_signals()]
-        space.sums.flags.copy_(torch.tensor(flags, dtype=space.sums.flags.dtype))
-        space.sums.exchange_flags()
-        numbers = space.sums.flags.tolist()
+        numbers = space.sums.exchange(flags)
         self._read_flags(numbers[-_FLAGS:])
         space.sums.finish(self.rows)
         # the numbers are copied because the next step writes into the same memory; the gradients are used before
@@ -137,7 +137,7 @@ class GradientReduction:
         elements = sum(shape.numel() for shape in shapes)
         self._exchange_lengths(device, elements + outputs + _FLAGS)
         sums = make_sums(self.group, elements, outputs + _FLAGS, dtype, device)
-        space = self._spaces[player] = _Space(sums, shapes)
+        space = self._spaces[player] = _Space(sums, shapes, outputs + _FLAGS)
         return space
 
     def _exchange_lengths(self, device: torch.device, length: int) -> None:
@@ -158,9 +158,10 @@ class GradientReduction:
             if player not in self._spaces:
                 self._exchange_lengths(self.group.device, 0)
                 return
-            sums = self._spaces[player].sums
-            sums.flags.zero_()[-_FLAGS + 1] = 2.0**self.group.rank if self.group.rank < 20 else 2.0**20
-            sums.exchange_flags()
+            space = self._spaces[player]
+            failed = [0.0] * space.flags
+            failed[-_FLAGS + 1] = 2.0**self.group.rank if self.group.rank < 20 else 2.0**20
+            space.sums.exchange(failed)
         except LostProcessError:
             return  # the error of this process is shown
 

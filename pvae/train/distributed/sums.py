@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pvae.train.distributed.meeting import Meeting
 from pvae.train.distributed.training_group import TrainingGroup
 
 __all__ = ["AllReduce", "SharedMemory", "Sums", "make_sums"]
@@ -28,13 +30,7 @@ _MARK = 1
 
 
 class Sums(ABC):
-    """Memory for the values of this process and for their sums, used in each step.
-
-    Attributes:
-        flags: a few numbers that are summed too, shape (flags,).
-    """
-
-    flags: Tensor
+    """Memory for the values of this process and for their sums, used in each step."""
 
     @property
     @abstractmethod
@@ -47,8 +43,11 @@ class Sums(ABC):
         """Where `finish` leaves the result, shape (elements,)."""
 
     @abstractmethod
-    def exchange_flags(self) -> None:
-        """Replace the flags by their sums over the processes; all processes call it, after they wrote their values.
+    def exchange(self, flags: Sequence[float]) -> list[float]:
+        """Return the sums of a few numbers over the processes; all call it, after they have written their values.
+
+        Args:
+            flags: the numbers of this process.
 
         Raises:
             LostProcessError: if another process has ended, or does not answer in time.
@@ -77,7 +76,7 @@ class AllReduce(Sums):
     def __init__(self, group: TrainingGroup, elements: int, flags: int, dtype: torch.dtype, device: torch.device):
         self._group = group
         self._flat = torch.zeros(elements + flags, dtype=dtype, device=device)
-        self._values, self.flags = self._flat[:elements], self._flat[elements:]
+        self._values, self._flags = self._flat[:elements], self._flat[elements:]
 
     @property
     def own(self) -> Tensor:
@@ -89,9 +88,12 @@ class AllReduce(Sums):
         """The same memory, shape (elements,)."""
         return self._values
 
-    def exchange_flags(self) -> None:
-        """Sum values and flags."""
+    def exchange(self, flags: Sequence[float]) -> list[float]:
+        """Sum values and flags; return the latter."""
+        self._flags.copy_(torch.tensor(flags, dtype=self._flat.dtype))
         self._group.add_to_sum(self._flat)
+        sums: list[float] = self._flags.tolist()
+        return sums
 
     def finish(self, divisor: float) -> None:
         """Divide the sums."""
@@ -99,37 +101,36 @@ class AllReduce(Sums):
 
 
 class SharedMemory(Sums):
-    """Sums in memory that the processes of one machine share. Only the flags are sent, so a step takes less time.
+    """Sums in memory that the processes of one machine share; nothing is sent, so a step takes less time.
 
     Each process has two parts of the memory, which it uses in turn: it writes to one of them while other processes may
-    still read the other one, of the step before. The exchange of the flags ends when all processes have written. All
-    processes add the parts in the same order, so the sums have the same bits.
+    still read the other one, of the step before. All processes add the parts in the same order, so the sums have the
+    same bits.
 
     Args:
-        group: the processes.
         parts: the parts, shape (2, processes, elements), in memory that all processes share.
-        flags: the number of flags.
+        rank: the number of this process.
+        meeting: waits for the other processes, and adds the flags.
     """
 
-    def __init__(self, group: TrainingGroup, parts: Tensor, flags: int) -> None:
-        self._group, self._parts = group, parts
+    def __init__(self, parts: Tensor, rank: int, meeting: Meeting) -> None:
+        self._parts, self._rank, self._meeting = parts, rank, meeting
         self._total = torch.empty_like(parts[0, 0])
-        self.flags = torch.zeros(flags, dtype=parts.dtype)
         self._turn = 0
 
     @property
     def own(self) -> Tensor:
         """Where this process writes its values of the next step, shape (elements,)."""
-        return self._parts[self._turn, self._group.rank]
+        return self._parts[self._turn, self._rank]
 
     @property
     def total(self) -> Tensor:
         """Memory of this process alone, shape (elements,)."""
         return self._total
 
-    def exchange_flags(self) -> None:
-        """Sum the flags; afterwards all processes have written their values."""
-        self._group.add_to_sum(self.flags)
+    def exchange(self, flags: Sequence[float]) -> list[float]:
+        """Return the sums of the flags; all processes have then written their values."""
+        return self._meeting.add(flags)
 
     def finish(self, divisor: float) -> None:
         """Add the values of all processes."""
@@ -156,39 +157,52 @@ def make_sums(group: TrainingGroup, elements: int, flags: int, dtype: torch.dtyp
         LostProcessError: if another process has ended, or does not answer in time.
     """
     if device.type == "cpu" and group.device.type == "cpu" and group.count <= _MOST_PROCESSES:
-        parts = _shared_parts(group, (2, group.count, elements), dtype)
-        if parts is not None:
-            return SharedMemory(group, parts, flags)
+        parts = _shared_memory(group, (2, group.count, elements), dtype)
+        numbers = _shared_memory(group, (2, group.count, 1 + flags), torch.float64)
+        if parts is not None and numbers is not None:
+            own_pid = torch.zeros(group.count, dtype=torch.float64)
+            own_pid[group.rank] = os.getpid()
+            if group.is_first:
+                numbers.zero_()
+            pids = group.sum(own_pid).long().tolist()  # afterwards the numbers are 0 for all processes
+            return SharedMemory(parts, group.rank, Meeting(numbers, group.rank, pids))
     return AllReduce(group, elements, flags, dtype, device)
 
 
-def _shared_parts(group: TrainingGroup, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+def _shared_memory(group: TrainingGroup, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
     """Return memory that all processes share; None in all of them if one of them cannot open it."""
     count = torch.Size(shape).numel()
-    path = group.from_first(lambda: _make_file(count * dtype.itemsize))
+    path, namespace = group.from_first(lambda: [_make_file(count * dtype.itemsize), _pid_namespace()])
     if not path:
         return None
     try:
-        parts = _open_file(path, count, dtype)
-        # the mark shows that the file is the one of the first process; each value is written before it is read
-        is_same = parts is not None and int(parts.view(torch.uint8)[-1]) == _MARK
-        same = group.sum(torch.tensor([float(is_same)]))
+        memory = _open_file(path, count, dtype)
+        # the mark shows that the file is the one of the first process
+        is_same = memory is not None and int(memory.view(torch.uint8)[-1]) == _MARK
+        same = group.sum(torch.tensor([float(is_same and _pid_namespace() == namespace)]))
     finally:
         if group.is_first:
             Path(path).unlink(missing_ok=True)  # the memory stays until the last process ends
-    if parts is None or float(same) < group.count:
-        return None
-    return parts.view(*shape)
+    return None if memory is None or float(same) < group.count else memory.view(*shape)
+
+
+def _pid_namespace() -> str:
+    """Return what identifies the processes of this machine or container that see each other; "" if it is not known."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _make_file(size: int) -> str:
     """Return the path of a new file in memory, with a mark in its last byte.
 
     Returns:
-        "" if there is not enough memory, or no such folder.
+        "" if there is not enough memory, no such folder, or another kind of processor or system.
     """
     try:
-        if not 0 < size <= min(_MOST_BYTES, _PART * shutil.disk_usage(_MEMORY).free):
+        is_small = 0 < size <= min(_MOST_BYTES, _PART * shutil.disk_usage(_MEMORY).free)
+        if not is_small or platform.machine() != "x86_64" or not _pid_namespace():
             return ""
         handle, path = tempfile.mkstemp(prefix="pvae-", dir=_MEMORY)
     except OSError:
