@@ -100,6 +100,14 @@ class Parameters:
         """The modules of the programs, those that the programs use besides, and the objective."""
         return [*self.programs.all_modules, self.objective]
 
+    def with_frozen(self) -> dict[str, Tensor]:
+        """Return the trained tensors and the parameters that need no gradient now, by name, unchanged in shape."""
+        owners = [("", module) for module in self.programs.modules] + [("objective.", self.objective)]
+        named = {name: tensor for name, tensor in store_tensors(self.latent_model).items() if not is_average(name)}
+        for prefix, owner in owners:
+            named |= {prefix + name: parameter for name, parameter in owner.named_parameters()}
+        return {name: tensor for name, tensor in named.items() if not tensor.requires_grad} | self.named
+
     def of(self, player: str) -> list[Tensor]:
         """Return the parameters that a player's step updates, unchanged in shape, in the order of the names."""
         return self._by_player[player]

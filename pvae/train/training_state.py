@@ -142,7 +142,7 @@ def capture_training(
     """
     model = parameters.latent_model
     tensors = model_tensors(model, root_module(model, parameters.programs))
-    optimiser_tensors, optimiser_values = _optimiser_state(optimiser, parameters.named)
+    optimiser_tensors, optimiser_values = _optimiser_state(optimiser, parameters.with_frozen())
     training = {
         **{f"{_RANDOM}{name}": state for name, state in capture_generators().items()},
         **{f"{_OBJECTIVE}{name}": tensor for name, tensor in _objective_tensors(parameters.objective).items()},
@@ -207,7 +207,7 @@ def restore_training(
     with torch.no_grad():
         for name, tensor in present.items():
             tensor.copy_(saved[name])
-    _restore_optimiser(optimiser, parameters.named, snapshot)
+    _restore_optimiser(optimiser, parameters.with_frozen(), snapshot)
     if schedule is not None:
         _restore_schedule(schedule, decode(snapshot.state["schedule"]))
     restore_generators(_with_prefix(snapshot.training, _RANDOM))
