@@ -37,7 +37,7 @@ def describe_ignored_masks(programs: Programs, batch: Mapping[str, Tensor]) -> I
         batch: named tensors. A mask of ones marks nothing.
     """
     for name, data in _hiding_fields(batch):
-        if name in programs.fields_of_model or data not in programs.fields:
+        if name in programs.fields_of_model or data not in programs.fields_of_model:
             continue
         hidden = _count_hidden(name, batch[name], batch[data])
         if not hidden:
@@ -74,9 +74,9 @@ def _hiding_fields(batch: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
 
 
 def _count_hidden(name: str, marks: Tensor, data: Tensor) -> int:
-    """Return the number of entries with mask 0, or of time steps after the end of their sequences."""
+    """Return the number of values with mask 0, or of time steps after the end of their sequences."""
     if name != _LENGTHS:
-        return int((marks == 0).sum())
+        return int((marks == 0).sum()) * max(1, data.numel() // max(1, marks.numel()))
     if data.dim() < 2 or marks.dim() != 1 or marks.dtype.is_complex:
         return 0
     return int((data.shape[1] - marks).clamp(min=0).sum())

@@ -43,16 +43,23 @@ def _counting(value: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Ten
 
     Args:
         value: shape (batch, ...).
-        mask: 1 observed, 0 missing, for each value or each datum; None if all are observed.
+        mask: 1 observed, 0 missing, for each value, or for the first dimensions of the values, such as one for each
+            datum or time step, or with dimensions of size 1; None if all are observed. Masks of other shapes are not
+            used.
         lengths: the number of time steps of each sequence, (batch,); None if all are complete.
     """
     if mask is not None:
         if mask.numel() == value.numel():
             mask = mask.reshape(value.shape)
-        elif mask.dim() == 1:
-            mask = mask.reshape(-1, *[1] * (value.dim() - 1))
-        value = torch.where(mask > 0, value, 0)
+        elif mask.shape == value.shape[: mask.dim()]:
+            mask = mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim()))
+        is_usable = mask.dim() == value.dim() and all(map(_is_one_or_equal, mask.shape, value.shape))
+        value = torch.where(mask > 0, value, 0) if is_usable else value
     if lengths is not None and value.dim() > 1 and lengths.dim() == 1:
         present = torch.arange(value.shape[1], device=value.device) < lengths.unsqueeze(-1)
         value = torch.where(present.reshape(*present.shape, *[1] * (value.dim() - 2)), value, 0)
     return value
+
+
+def _is_one_or_equal(size: int, other: int) -> bool:
+    return size in (1, other)

@@ -16,6 +16,7 @@ from pvae.errors import InputError
 from pvae.models import encode, impute, reconstruct
 from pvae.models.posterior_values import plausible_codes
 from pvae.objectives import adapt, make_objective
+from pvae.programs.usable_data import require_usable
 
 STYLE: dict[str, Any] = {"latent": 2, "hidden": 4, "likelihood": "gaussian"}
 
@@ -161,3 +162,21 @@ def test_exact_components_have_no_guide_to_assign() -> None:
         InputError, match=r"assign needs inference='amortised'; got inference='exact'.*Use cluster\(x\)"
     ):
         pvae.GMVAE(4, **STYLE).assign(torch.eye(4))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3), (2,), (2, 3), (2, 1, 3), (2, 3, 1)])
+def test_a_mask_may_have_one_number_for_several_values(shape: tuple[int, ...]) -> None:
+    value, mask = torch.ones(2, 3, 3), torch.ones(shape)
+    mask[1] = 0
+    value[1] = torch.nan
+    require_usable({"x": value, "mask": mask})
+    value[0, 2, 0] = torch.nan
+    with pytest.raises(InputError, match=r"1 of 18 are not .* the first at \[0, 2, 0\]"):
+        require_usable({"x": value, "mask": mask})
+
+
+def test_a_mask_of_another_shape_hides_no_value() -> None:
+    x = torch.ones(2, 3, 3)
+    x[1, 0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"1 of 18 are not .* the first at \[1, 0, 0\]"):
+        require_usable({"x": x, "mask": torch.zeros(2, 5)})

@@ -82,6 +82,7 @@ def guide(x: Tensor, mask: Tensor | None = None) -> None:
     [
         ({"mask": MASK}, "'mask' marks 2 of 12 values of x as missing, and only the guide takes it"),
         ({"w": torch.ones(6, 2), "w_mask": MASK}, "'w_mask' marks 2 of 12 values of w as missing, and no program"),
+        ({"mask": MASK[:, 0]}, "'mask' marks 2 of 12 values of x as missing"),
         ({"lengths": torch.tensor([2, 2, 2, 2, 1, 1])}, "'lengths' marks 2 of 12 time steps of x as padding"),
     ],
     ids=lambda value: next(iter(reversed(value))) if isinstance(value, dict) else "",
@@ -90,6 +91,21 @@ def test_the_check_names_the_field_and_counts_what_it_marks(fields: dict[str, Te
     findings = pvae.check(pvae.pair(model, guide), {"x": torch.ones(6, 2), **fields})
     assert [(finding.kind, finding.fatal) for finding in findings] == [("ignored mask", True)]
     assert reason in str(findings)
+
+
+def test_a_mask_of_a_field_that_only_the_guide_reads_is_accepted() -> None:
+    def model_of_w(w: Tensor) -> None:
+        with pyro.plate("data", len(w)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("w", dist.Normal(z, 1.0), obs=w)
+
+    def guide_of_x(x: Tensor, w: Tensor, mask: Tensor) -> None:
+        loc = pyro.param("loc", torch.tensor(0.0))
+        with pyro.plate("data", len(w)):
+            pyro.sample("z", dist.Normal(loc * (x * mask).sum(-1), 1.0))
+
+    batch = {"x": torch.ones(6, 2), "mask": MASK, "w": torch.ones(6)}
+    assert not pvae.check(pvae.pair(model_of_w, guide_of_x), batch)
 
 
 @pytest.mark.usefixtures("own_store")
