@@ -38,6 +38,12 @@ def test_products_and_draws_are_kept_and_the_rest_is_saved_in_part(clock: None) 
     assert gain.cost == largest_saving(module, 10.0).cost == pytest.approx(12 + 0.07 * len(operations))
 
 
+def test_the_gradients_of_activations_are_not_kept_as_decompositions_are() -> None:
+    names = ("gelu_backward", "silu_backward", "elu_backward", "leaky_relu_backward", "relu_")
+    assert not [name for name in names if expected_gain._is_kept(getattr(torch.ops.aten, name).default)]
+    assert expected_gain._is_kept(torch.ops.aten.lu_unpack.default)
+
+
 def test_nothing_is_changed_by_the_timed_runs() -> None:
     norm = nn.BatchNorm1d(2)
     module = make_fx(lambda x: norm(x + torch.randn(4, 2)))(torch.ones(4, 2))
