@@ -80,8 +80,8 @@ def topics(
     """Return the most probable words of each topic, and their coherence in documents.
 
     The words of a product of experts are also ordered by softmax(beta), the probabilities of words in a document of
-    only one topic.
-    Documents without a word say nothing about words that occur together. They are left out, with a warning.
+    only one topic. Documents without a word have no information on words that occur together. They are left out, with a
+    warning.
 
     Args:
         model: a run of a `pvae.ProdLDA`, or the model.

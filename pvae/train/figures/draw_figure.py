@@ -91,7 +91,7 @@ def _takes_parts(run: Run, batch: Batch) -> bool:
 
     True if they do not accept the whole batch either.
     """
-    if batch.size < 3:  # half of the data is one datum less than two
+    if batch.size < 3:  # the part below has two data, which would be all data
         return True
     programs = bind(run.model, batch, run.fields)
     with torch.no_grad(), scope(run.model, inherit=True), evaluating(*programs.all_modules):
