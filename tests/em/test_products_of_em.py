@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from pvae.em import GaussianMixture, maximise
 from pvae.em.base import Statistics
 from pvae.em.e_step import EStep
-from pvae.em.kernels.base import exp_
+from pvae.em.kernels.base import exp_, responsibilities_
 from pvae.em.kernels.feature_kernel import FeatureKernel
 from pvae.em.kernels.feature_products import BlockedProducts, SeparateProducts, make_feature_products
 from pvae.em.kernels.whitened_kernel import WhitenedKernel
@@ -136,6 +136,22 @@ def test_the_way_is_measured_once_and_recorded(monkeypatch: pytest.MonkeyPatch, 
     assert isinstance(make_feature_products(natural_parameters, 128, ProductChoices("aten")), SeparateProducts)
     assert isinstance(make_feature_products(natural_parameters, 10**6, ProductChoices()), SeparateProducts)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("highest", [0.0, -500.0, -570.0, -580.0, -800.0, -1e5, 500.0, 580.0, 800.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_responsibilities_are_exact_for_densities_of_any_size(highest: float, dtype: torch.dtype) -> None:
+    random = np.random.default_rng(0)
+    logits = torch.as_tensor(random.normal(size=(4, 9)) * 20).to(dtype)
+    logits[:, 0] += highest - logits[:, 0].max()
+    logits[2, 1] = -1e6  # a component without this datum
+    weights = torch.as_tensor(random.exponential(size=9)).to(dtype)
+    values, shares = logits.clone(), torch.softmax(logits.double(), 0)
+    found = responsibilities_(values, weights)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-12
+    assert_allclose(found, torch.logsumexp(logits.double(), 0), rtol=tolerance, atol=tolerance)
+    assert_allclose(values, (shares * weights).where(shares > 1e-19, 0.0), rtol=tolerance, atol=1e-19)
+    assert values[2, 1] == 0
 
 
 def test_exp_agrees_with_torch_on_all_values_that_a_logit_can_have() -> None:

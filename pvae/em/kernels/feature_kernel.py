@@ -16,7 +16,8 @@ __all__ = ["FeatureKernel"]
 #: half of this size, a step takes up to a sixth longer where components are few.
 CHUNK_BYTES = 2 << 20
 #: From this number of rows on, the calls take little of the time, and more rows only need more new memory in each step.
-MANY_ROWS = 2048
+#: It is not a power of two, because the features of a datum would then lie at the same few places of a cache.
+MANY_ROWS = 2000
 #: Matrix products are slow for few rows. A chunk of at most this number of rows may therefore have more bytes.
 WIDE_ROWS, WIDE_BYTES = 256, 8 << 20
 
