@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from pvae.loaded_names import loaded_names
 from pvae.user_code import is_user_file
 
 __all__ = ["code_digests", "session_digests"]
@@ -52,8 +53,8 @@ def code_digests(*owners: Any) -> dict[str, str]:
 def session_digests(*owners: Any) -> dict[str, str]:
     """Return the SHA-256 of the classes and functions of a notebook or a session that objects are made of, by name.
 
-    There is no file that `code_digests` could read, so these are the checksums of their compiled code, together with
-    that of the functions of the session that they call.
+    There is no file that `code_digests` could read, so these are the checksums of their compiled code, defaults and
+    constants, together with those of the functions, classes and constants of the session that they load.
 
     Args:
         owners: latent models, objectives, factories, or parts of them.
@@ -62,18 +63,44 @@ def session_digests(*owners: Any) -> dict[str, str]:
         The checksums; empty where Python runs a script or a command.
     """
     session = sys.modules["__main__"]
-    if getattr(session, "__file__", None) is not None:
+    file = getattr(session, "__file__", None)
+    if file is not None and Path(file).is_file():  # it is "<stdin>" for code that Python reads from a pipe
         return {}
     own = [each for each in _definitions(owners) if getattr(each, "__module__", None) == "__main__"]
-    texts: dict[str, str] = {}
+    texts = {name: text for each in own for name, text in _texts_of_attributes(each)}
     waiting = [function for each in own for function in _functions_of(each)]
     while waiting:
         function = waiting.pop()
         if function.__qualname__ not in texts:
-            texts[function.__qualname__] = _text_of_code(function.__code__)
-            used = (getattr(session, name, None) for name in function.__code__.co_names)
-            waiting += [other for each in used if each is not None for other in _functions_of(each)]
+            texts[function.__qualname__] = _text_of_code(function.__code__) + _text_of_defaults(function)
+            for name in sorted(loaded_names(function.__code__).of_globals & vars(session).keys()):
+                value = vars(session)[name]
+                waiting += _functions_of(value)
+                texts |= dict(_texts_of_attributes(value))
+                texts |= {name: repr(value)} if _is_constant(value) else {}
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(texts.items())}
+
+
+def _is_constant(value: Any) -> bool:
+    """Return whether a value is a number, a text or a tuple of these, with the same text in every process."""
+    if isinstance(value, tuple):
+        return all(map(_is_constant, value))
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
+
+
+def _texts_of_attributes(definition: Any) -> Iterator[tuple[str, str]]:
+    """Yield the constants of a class of the session, by their names with the name of the class."""
+    if isinstance(definition, type) and definition.__module__ == "__main__":
+        for name, value in vars(definition).items():
+            if not name.startswith("__") and _is_constant(value):
+                yield f"{definition.__qualname__}.{name}", repr(value)
+
+
+def _text_of_defaults(function: FunctionType) -> str:
+    """Return the constants among the defaults of a function as text."""
+    by_position = [(index, value) for index, value in enumerate(function.__defaults__ or ()) if _is_constant(value)]
+    by_name = [(name, value) for name, value in (function.__kwdefaults__ or {}).items() if _is_constant(value)]
+    return repr((by_position, by_name))
 
 
 def _functions_of(definition: Any) -> list[FunctionType]:

@@ -19,10 +19,14 @@ MODEL = """
 import pyro, pyro.distributions as dist, torch
 import pvae
 
-def double(z):
-    return 2 * z
+FACTOR = 2
+
+def double(z, power=1):
+    return FACTOR * z ** power
 
 class Model(pvae.LatentModel):
+    beta = 1.0
+
     def __init__(self, latent=2):
         super().__init__()
         self.decoder = torch.nn.Linear(latent, 4)
@@ -64,7 +68,10 @@ def test_a_changed_file_of_a_model_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "name"),
     [
-        ("2 * z", "3 * z", "model code double"),
+        ("FACTOR * z", "FACTOR + z", "model code double"),
+        ("power=1", "power=2", "model code double"),
+        ("FACTOR = 2", "FACTOR = 3", "model code FACTOR"),
+        ("beta = 1.0", "beta = 2.0", "model code Model.beta"),
         ("super().__init__()", "super().__init__(); self.scale = 2", "model code Model.__init__"),
         (
             "(pvae.IWAE):\n    pass",
@@ -73,9 +80,11 @@ def test_a_changed_file_of_a_model_is_noticed(tmp_path):
         ),
     ],
 )
-def test_a_changed_definition_of_a_notebook_is_noticed(tmp_path, monkeypatch, old, new, name):
+@pytest.mark.parametrize("attributes", [{}, {"__file__": "<stdin>"}], ids=["notebook", "pipe"])
+def test_a_changed_definition_of_a_session_is_noticed(tmp_path, monkeypatch, old, new, name, attributes):
     def run_session(code):
         session = ModuleType("__main__")
+        vars(session).update(attributes)
         monkeypatch.setitem(sys.modules, "__main__", session)
         exec(code, vars(session))
         objectives = {"elbo": "elbo", "own": session.Doubled}
