@@ -74,6 +74,10 @@ def seen(z, x):
     return dist.Normal(z.expand(x.shape), 1.0).mask(x > 0).to_event(1)
 
 
+def one_number(z, x):
+    return dist.Normal(z[:, 0], 1.0).mask(x[:, 0] > 0)
+
+
 @pytest.mark.parametrize(
     ("sites", "expected"),
     [
@@ -83,8 +87,9 @@ def seen(z, x):
         ([(first_two, lambda x: x[:, :2])], ScoredData(2, 0.0, 2.0, 3 / 4, math.sqrt(3 / 4))),
         ([(bits, lambda x: x), (first_two, lambda x: x[:, :2])], ScoredData(2, 4.0, 2.0, 3 / 4, math.sqrt(3 / 4))),
         ([(seen, lambda x: x)], ScoredData(2, 0.0, 2.5, 1.0, 1.0)),
+        ([(one_number, lambda x: torch.tensor(2.0))], ScoredData(2, 0.0, 0.5, 2.0, 2.0)),
     ],
-    ids=["bits", "reals", "another scale", "a part", "bits and reals", "masked"],
+    ids=["bits", "reals", "another scale", "a part", "bits and reals", "masked", "one number for all data"],
 )
 def test_what_a_model_scores_is_read_off_its_observed_sites(sites, expected):
     found = scored_data_of(pair_that_observes(*sites), X)

@@ -68,7 +68,8 @@ def _summarise(sites: Sequence[Site], data: int) -> ScoredData | None:
         return None
     discrete, continuous = 0, [torch.zeros(0, dtype=torch.float64)]
     for site in sites:
-        values = site["value"][mask_of_site(site).expand(site["value"].shape).to(site["value"].device)]
+        values, mask = torch.broadcast_tensors(site["value"], mask_of_site(site).to(site["value"].device))
+        values = values[mask]
         try:
             is_discrete = bool(site["fn"].support.is_discrete)
         except NotImplementedError:
