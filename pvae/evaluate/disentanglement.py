@@ -14,7 +14,7 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import evaluation_context
-from pvae.programs.queries import encode, joined
+from pvae.programs.queries import codes_of_data, encode, joined
 
 __all__ = ["Disentanglement", "disentanglement", "importance_scores", "mutual_information_gap"]
 
@@ -84,7 +84,8 @@ def disentanglement(
                 f"Disentanglement needs the factors of the data; the data have {', '.join(context.batch)}. Add a field "
                 "'factors', or pass factors=."
             )
-        codes_by_site = encode(context.model, context.batch, context.fields)
+        programs = context.programs.bound_to(context.batch)
+        codes_by_site = codes_of_data(encode(context.model, context.batch, context.fields), programs)
     codes = joined(codes_by_site).double().cpu()
     values = torch.as_tensor(known_factors).reshape(size, -1).long().cpu()
     constant = [column for column in range(values.shape[1]) if len(values[:, column].unique()) < 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sized
+from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -12,10 +13,13 @@ from torch import Tensor
 from pvae.batch import Batch, as_batch
 from pvae.data import Schema, Splits, load_data
 from pvae.data.containers import is_of_pytorch
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 from pvae.programs.base import LatentModel
 from pvae.programs.model_traits import HasPrograms
+from pvae.structures import is_structure
 from pvae.train import Run
+from pvae.train.data_for_run import RunForm
 from pvae.train.run_data import data_of_run
 
 __all__ = ["HoldsLatentModel", "ModelOrRun", "evaluated_data", "schema_of"]
@@ -48,8 +52,31 @@ def evaluated_data(model: Any, data: Any) -> Splits | Batch:
             a run, if their checksum is that of the training.
 
     Raises:
-        InputError: if the data cannot be used, or have other columns or labels than those of the training.
+        InputError: if the data cannot be used, or have other columns, labels or shapes than those of the training.
     """
+    return _in_form_of_training(model, _read_data(model, data))
+
+
+def _in_form_of_training(model: Any, data: Splits | Batch) -> Splits | Batch:
+    """Return data with a mask of ones if a run was trained with masks and they have none, after a check of shapes.
+
+    Data that are read in parts are returned unchanged.
+    """
+    if not isinstance(model, Run) or "fields" not in model.config.get("data", {}):
+        return data
+    form = RunForm(model.config["data"], model.config["training"]["precision"])
+
+    def formed(part: Batch) -> Batch:
+        is_stored = isinstance(part, StoredBatch)
+        return part if is_stored or is_structure(part["x"]) else form.require_shapes(form.with_mask(part))
+
+    if isinstance(data, Batch):
+        return formed(data)
+    validation, test = (None if part is None else formed(part) for part in (data.validation, data.test))
+    return replace(data, train=formed(data.train), validation=validation, test=test)
+
+
+def _read_data(model: Any, data: Any) -> Splits | Batch:
     if data is None or isinstance(data, str | os.PathLike):
         return _named_data(model, data)
     schema = schema_of(model)

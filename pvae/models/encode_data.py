@@ -14,7 +14,7 @@ from pvae.data import Schema, Splits
 from pvae.data.data_digest import digest
 from pvae.errors import InputError
 from pvae.programs.binding import Fields
-from pvae.programs.queries import encode, has_bernoulli_likelihood
+from pvae.programs.queries import codes_of_data, encode, has_bernoulli_likelihood, inference_mode
 
 __all__ = ["codes_of"]
 
@@ -76,6 +76,8 @@ def _encode_batch(latent_model: Any, batch: Batch, site: str | None, fields: Fie
     first = next(latent_model.parameters(), None) if isinstance(latent_model, nn.Module) else None
     moved = batch if first is None else Batch(**{name: _move_to(first, tensor) for name, tensor in batch.items()})
     codes = encode(latent_model, moved, fields)
+    with inference_mode(latent_model, moved, fields) as programs:
+        codes = codes_of_data(codes, programs.bound_to(moved))
     is_known = len(codes) == 1 if site is None else site in codes
     if not is_known:
         raise InputError(f"Name the latent site of the codes, one of {', '.join(codes)}; got site={site!r}.")

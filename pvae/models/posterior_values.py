@@ -12,14 +12,14 @@ from pvae.programs.binding import Fields
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.data_sites import find_data_sites
 from pvae.programs.ignored_masks import require_masks_taken
-from pvae.programs.queries import encode, inference_mode, mean_of_site
+from pvae.programs.queries import codes_of_data, encode, inference_mode, mean_of_site
 from pvae.programs.sites import base_distribution, is_discrete, sample_sites
 from pvae.programs.usable_data import require_usable
 from pvae.weights.compute import weights_of
 from pvae.weights.posterior_draws import draw_latents
 from pvae.weights.shared import has_summed_sites
 
-__all__ = ["discrete_sites", "plausible_codes", "reconstruct", "summed_out_values"]
+__all__ = ["discrete_sites", "local_codes", "plausible_codes", "reconstruct", "summed_out_values"]
 
 
 def plausible_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:
@@ -46,6 +46,22 @@ def plausible_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fiel
     if any(site["infer"].get("is_auxiliary") for site in latent):
         return encode(latent_model, batch, fields)
     return {site["name"]: site["value"] for site in latent}
+
+
+def local_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:
+    """Return `plausible_codes` of the sites with a value for each datum; a site that all data share is left out.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors.
+        fields: as for `pvae.models.bind`.
+
+    Raises:
+        InputError: as for `codes_of_data`.
+    """
+    codes = plausible_codes(latent_model, batch, fields)
+    with inference_mode(latent_model, batch, fields) as programs:
+        return codes_of_data(codes, programs.bound_to(batch))
 
 
 def discrete_sites(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, bool]:

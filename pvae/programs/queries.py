@@ -20,6 +20,7 @@ from pvae.programs.fitting_runs import look_within_memory
 from pvae.programs.ignored_masks import require_masks_taken
 from pvae.programs.own_densities import with_own_densities
 from pvae.programs.parameter_scope import scope
+from pvae.programs.row_dependence import PROGRAM_ERRORS
 from pvae.programs.sites import Site, sample_sites
 from pvae.programs.usable_data import require_usable
 from pvae.randomness import evaluating, preserved_randomness
@@ -112,6 +113,32 @@ def encode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
         return {name: mean_of_site(site).detach() for name, site in sites.items()}
 
 
+def codes_of_data(codes: Mapping[str, Tensor], bound: BoundPrograms) -> dict[str, Tensor]:
+    """Return the codes of the sites with a value for each datum, without those of sites that all data share.
+
+    Args:
+        codes: the codes by site, of `encode`.
+        bound: the programs with the batch of the codes.
+
+    Raises:
+        InputError: if all data share every site, or a code has another number of rows than the batch has data.
+    """
+    shared = bound.layout.shared(bound.size)
+    local = {name: code for name, code in codes.items() if name not in shared}
+    if codes and not local:
+        raise InputError(
+            f"All data share the latent site{'s' * (len(codes) > 1)} {', '.join(codes)}, so that a datum has no code. "
+            "Read the guide's distribution of such a site from its parameters, or from a trace of the guide."
+        )
+    for name, code in local.items():
+        if code.dim() == 0 or len(code) != bound.size:
+            raise InputError(
+                f"Codes need a row for each of the {bound.size} data; the site {name!r} has the shape "
+                f"{tuple(code.shape)}. Put it in the plate over data."
+            )
+    return local
+
+
 def joined(codes: Mapping[str, Tensor]) -> Tensor:
     """Return the codes of several latent sites in one tensor.
 
@@ -158,6 +185,23 @@ def simulate(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = No
         return data_sites.joined(
             {name: mean_of_site(site) if mean else site["value"] for name, site in sites.items()}, batch
         )
+
+
+def has_shared_latents(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> bool:
+    """Return whether all data share a latent site; False if the programs fail on the first two data.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors with at least one datum.
+        fields: as for `pvae.models.bind`.
+    """
+    first = {name: tensor[:2] for name, tensor in batch.items()}
+    with inference_mode(latent_model, first, fields) as programs:
+        bound = programs.bound_to(first)
+        try:
+            return bool(bound.layout.shared(bound.size))
+        except PROGRAM_ERRORS:
+            return False
 
 
 def trace_model_at_any_z(programs: BoundPrograms) -> poutine.Trace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from pyro import poutine
 from pyro.util import check_site_shape
 
@@ -17,7 +18,7 @@ __all__ = ["SiteShapeError", "check_site_shapes"]
 
 
 class SiteShapeError(InputError):
-    """The batch shape of a log-density differs from the shape of the plates of its site.
+    """A value does not fit its distribution, or the batch shape of a log-density differs from the plates of its site.
 
     Args:
         message: Pyro's reason and remedies, and all shapes of the site.
@@ -37,7 +38,7 @@ def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
         model: such a trace of the model.
 
     Raises:
-        SiteShapeError: with Pyro's reason and remedies, and all shapes of the site.
+        SiteShapeError: with the reason of torch or Pyro, and all shapes of the site.
         InputError: if an observed value is outside the support of its likelihood.
     """
     for program, trace in (("guide", guide), ("model", model)):
@@ -51,11 +52,25 @@ def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
                 if site["is_observed"]:
                     check_support(site["name"], site["value"], density, mask_of_site(site) if is_masked(site) else None)
                 raise
+            except RuntimeError as error:
+                if _fits(site):
+                    raise
+                raise SiteShapeError(_describe_shapes(site, program, whole_reason(error)), site["name"]) from error
             try:
                 # with an infinite nesting, no dimension is allowed to the left of the plates
                 check_site_shape(site.copy() | {"log_prob": log_prob}, math.inf)  # type: ignore[arg-type]
             except ValueError as error:
                 raise SiteShapeError(_describe_shapes(site, program, whole_reason(error)), site["name"]) from error
+
+
+def _fits(site: Site) -> bool:
+    """Return whether the value of a site broadcasts with the shape of its distribution."""
+    density: Any = site["fn"]
+    try:
+        torch.broadcast_shapes(site["value"].shape, density.batch_shape + density.event_shape)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _describe_shapes(site: Site, program: str, reason: str) -> str:

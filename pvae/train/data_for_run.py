@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from pvae.data.loading import is_path
 from pvae.data.scaling import narrowed
 from pvae.errors import InputError
 from pvae.programs.usable_data import require_usable
+from pvae.structures import is_structure
 
 __all__ = ["RunForm", "data_for_run"]
 
@@ -65,7 +67,40 @@ class RunForm:
 
     def with_mask(self, batch: Batch) -> Batch:
         """Return a batch with a mask if the training data had one; a batch without a mask gets ones."""
-        return batch.replace(mask=torch.ones_like(batch.x)) if self.takes_mask and "mask" not in batch else batch
+        if not self.takes_mask or "mask" in batch:
+            return batch
+        fields = self.record["fields"]
+        shape = fields.get("mask", fields["x"])["shape"]
+        # x may have another number of time steps than in the training
+        size = batch.x.shape if shape == fields["x"]["shape"] else (batch.size, *shape)
+        return batch.replace(mask=batch.x.new_ones(size))
+
+    def require_shapes(self, batch: Batch) -> Batch:
+        """Return a batch whose fields have no shape that broadcasts with the one of the training.
+
+        Operations of torch repeat a dimension of size 1, so programs could run on such data and give wrong numbers. The
+        first dimension of the sequences in x may have any size. Other shapes are refused by the programs, or are
+        meant, such as flattened pictures, or pictures of another size for a network of convolutions.
+
+        Args:
+            batch: data in the form of the training data.
+
+        Raises:
+            InputError: with the field and both shapes.
+        """
+        recorded = self.record["fields"]
+        for name, tensor in batch.items():
+            field = recorded.get(name, {"dtype": "structure"})
+            if field["dtype"] == "structure" or is_structure(tensor):
+                continue
+            shape, needed = tuple(tensor.shape[1:]), tuple(field["shape"])
+            steps = int(name == "x" and "lengths" in recorded)
+            if _may_broadcast(shape[steps:], needed[steps:]):
+                raise InputError(
+                    f"{name} needs data of the shape {needed}, as in the training of the run; got data of the "
+                    f"shape {shape}. Give data with the same features."
+                )
+        return batch
 
     def in_units(self, x: Tensor) -> Tensor:
         """Return values of x in the units of the data, on the CPU."""
@@ -91,6 +126,13 @@ class RunForm:
         return pd.DataFrame(values.reshape(len(values), -1).numpy(), columns=list(columns), index=index)
 
 
+def _may_broadcast(shape: Sequence[int], needed: Sequence[int]) -> bool:
+    """Return whether torch may repeat data of one shape where data of another shape are needed."""
+    if len(shape) != len(needed):
+        return math.prod(shape) != math.prod(needed) or math.prod(shape) == 1
+    return any((size == 1) != (other == 1) for size, other in zip(shape, needed, strict=True))
+
+
 def data_for_run(
     form: RunForm, data: Any, split: str, *, missing: bool = False, labels: bool = True
 ) -> tuple[Batch, Batch, Any]:
@@ -114,7 +156,7 @@ def data_for_run(
     if isinstance(data, Batch):
         data = data if labels else without_labels(data)
         require_usable(data)
-        batch = form.with_mask(data)
+        batch = form.require_shapes(form.with_mask(data))
         return narrowed(batch, form.dtype), batch, None
     schema = form.schema if labels else form.schema.changed(ignores_labels=True)
     if isinstance(data, Splits):
@@ -134,7 +176,8 @@ def data_for_run(
         raise InputError(f"{splits.name} has no {split} split. Name another one with split=, or give a batch.")
     pandas = sys.modules.get("pandas")  # data can only be a frame if pandas is imported already; its import is slow
     index = data.index if pandas is not None and isinstance(data, pandas.DataFrame) else None
-    return narrowed(form.with_mask(part), form.dtype), form.with_mask(exact_part), index
+    part = form.require_shapes(form.with_mask(part))
+    return narrowed(part, form.dtype), form.with_mask(exact_part), index
 
 
 def _binarised(splits: Splits, how: str) -> Splits:

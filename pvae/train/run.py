@@ -202,6 +202,10 @@ def read_config(folder: Path) -> dict[str, Any]:
             "that pvae train printed; pvae runs lists the runs of a folder."
         )
     config = read_toml(path, most=_MOST_CONFIG)
+    if not {"pvae", "model", "training"} & config.keys():
+        raise InputError(
+            f"{folder} is not a run folder: its config.toml was not written by pvae. Give the folder of a run."
+        )
     check_form(path, config, _FORM)
     fields = config.get("fields", {})
     check_form(path, fields, [str] if isinstance(fields, list) else _TEXTS, "fields")

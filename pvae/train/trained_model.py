@@ -15,13 +15,13 @@ from pvae.checks import require_whole
 from pvae.data.labels import HIDDEN
 from pvae.errors import InputError
 from pvae.models.imputation import impute
-from pvae.models.posterior_values import plausible_codes, reconstruct
+from pvae.models.posterior_values import local_codes, reconstruct
 from pvae.objectives import no_density_by, untrained_by
 from pvae.programs.binding import Fields, bind
 from pvae.programs.classifier import classifier_of
 from pvae.programs.fitting_runs import map_fitting_parts
 from pvae.programs.ignored_masks import require_masks_taken
-from pvae.programs.queries import inference_mode, simulate
+from pvae.programs.queries import has_shared_latents, inference_mode, simulate
 from pvae.train.data_for_run import RunForm, data_for_run
 from pvae.train.devices import isolated
 from pvae.train.exported.export_run import export_run
@@ -62,7 +62,7 @@ class TrainedModel:
 
         Args:
             data: see `TrainedModel`.
-            site: the latent site; by default all sites of the guide, side by side in the order of the guide.
+            site: the latent site; by default all sites with a value for each datum, in the order of the guide.
             split: the split of `Splits`.
             seed: the seed of the draws.
             chunk: the number of data at once.
@@ -71,17 +71,16 @@ class TrainedModel:
             Codes, shape (data, units); or a frame with columns ``z_0``, ``z_1``, ..., or ``z`` if there is one unit.
 
         Raises:
-            InputError: if the guide is not trained or has no such site, or the data cannot be used.
+            InputError: if the guide is not trained or has no such site for each datum, or the data cannot be used.
         """
         self._require_trained_guide("encode")
         form = self._form()
         batch, _, index = data_for_run(form, data, split)
-        parts = self._run(batch, seed, chunk, lambda part: plausible_codes(self.model, part, self.fields))
+        parts = self._run(batch, seed, chunk, lambda part: local_codes(self.model, part, self.fields))
         names = list(parts[0])
         if not names or (site is not None and site not in names):
-            raise InputError(
-                f"The guide has the latent sites {', '.join(names) or 'none'}; got site={site!r}. Name one of them."
-            )
+            known = ", ".join(names) or "none"
+            raise InputError(f"Data have codes of the latent sites {known}; got site={site!r}. Name one of them.")
         chosen = names if site is None else [site]
         codes = {name: torch.cat([_flat(part[name]) for part in parts]) for name in chosen}
         columns = [
@@ -96,7 +95,7 @@ class TrainedModel:
         self, n: int = 100, *, given: Mapping[str, Any] | None = None, mean: bool = False, seed: int = 0,
         chunk: int = 1000,
     ) -> Any:  # fmt: skip
-        """Return new data: z is drawn from the prior, and x from p(x given z).
+        """Return new data: z is drawn from the prior (once for all samples if data share it), and x from p(x given z).
 
         Args:
             n: the number of data.
@@ -122,6 +121,7 @@ class TrainedModel:
             return simulate(self.model, part, self.fields, mean=mean)
 
         require_free_x(batch, lambda first: self._run(first, 0, 2, draw)[0])
+        chunk = max(n, chunk) if has_shared_latents(self.model, batch, self.fields) else chunk
         return form.outputs(form.in_units(torch.cat(self._run(batch, seed, chunk, draw))))
 
     def reconstruct(self, data: Any, *, draws: int = 1, split: str = "test", seed: int = 0, chunk: int = 1000) -> Any:
