@@ -243,6 +243,8 @@ def describe_value(value: Any) -> Any:
     value = without_numpy(value)
     if value is None:
         return "none"
+    if isinstance(value, set | frozenset):  # their order differs between processes
+        value = sorted(value, key=repr)
     if isinstance(value, list | tuple):
         return [describe_value(element) for element in value]
     if is_plain(value):

@@ -157,9 +157,10 @@ def _require_fields(
         has_default = parameter.default is not inspect.Parameter.empty
         if key in by_parameter or has_default or parameter.kind is inspect.Parameter.VAR_KEYWORD:
             continue
+        complete = " Complete data have no mask: add one of ones, or give the parameter the default None."
         raise InputError(
             f"The {name} requires {key!r}, but the batch has only {', '.join(batch)}. Rename the parameter, give it a "
-            "default, add the field to the data, or name the fields with fields={...}."
+            f"default, add the field to the data, or name the fields with fields={{...}}.{complete * (key == 'mask')}"
         )
 
 

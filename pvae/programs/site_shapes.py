@@ -55,7 +55,8 @@ def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
             except RuntimeError as error:
                 if _fits(site):
                     raise
-                raise SiteShapeError(_describe_shapes(site, program, whole_reason(error)), site["name"]) from error
+                shapes = _describe_shapes(site, program, whole_reason(error))
+                raise SiteShapeError(f"{shapes} Reshape the value or the distribution.", site["name"]) from error
             try:
                 # with an infinite nesting, no dimension is allowed to the left of the plates
                 check_site_shape(site.copy() | {"log_prob": log_prob}, math.inf)  # type: ignore[arg-type]

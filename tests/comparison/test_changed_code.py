@@ -13,6 +13,7 @@ from pvae.comparison.base import Cell
 from pvae.comparison.cells.cell_files import check_folder, read_outcome, write_config, write_evaluation
 from pvae.comparison.planned_comparison import plan_comparison
 from pvae.errors import InputError
+from pvae.models.build import describe_value
 
 X = torch.eye(4).repeat(5, 1)
 MODEL = """
@@ -112,3 +113,7 @@ def test_an_evaluation_of_other_options_is_damaged(tmp_path):
     write_evaluation(cells[6], {"log_evidence": None}, {"elbo": torch.zeros(3, dtype=torch.float64)})
     assert not read_outcome(cells[6]).failure
     assert read_outcome(cells[2]).failure.endswith("it is the evaluation of a training with other options")
+
+
+def test_a_set_among_the_arguments_of_a_model_has_the_same_text_in_every_process() -> None:
+    assert describe_value({"b", "a", "c"}) == describe_value(frozenset("cab")) == ["a", "b", "c"]

@@ -140,6 +140,8 @@ def test_complete_data_are_observed_in_a_run_that_was_trained_with_a_mask() -> N
     torch.testing.assert_close(run.encode(X).flatten(), X.sum(-1) / 2)
     splits = pvae.load_data(X, validation=0, test=4, binarise="none")
     assert elbo(run, splits, particles=3).value == elbo(run, splits.test, particles=3).value
+    with pytest.raises(pvae.InputError, match=r"requires 'mask'.* Complete data have no mask: add one of ones"):
+        fit(Hidden(), x=X)
 
 
 def test_codes_leave_out_sites_that_all_data_share() -> None:
@@ -183,6 +185,7 @@ def test_a_value_of_another_shape_than_its_distribution_has_the_site_and_the_sha
     (finding,) = pvae.check(pvae.pair(model, guide), {"x": torch.zeros(6, 8)}, "elbo").fatal
     assert (finding.kind, finding.subject) == ("wrong shape", "x")
     assert "batch shape [6] and the event shape [2, 4], and its value has the shape [6, 8]" in finding.message
+    assert finding.message.endswith("Reshape the value or the distribution.")
 
 
 def test_the_folder_of_another_program_is_no_run(tmp_path: Path) -> None:
