@@ -62,9 +62,9 @@ def _sleep(*_: Any, **__: Any) -> None:
 
 
 def _sleep_through_errors(*_: Any, **__: Any) -> None:
-    Path("step").write_text("")
     while True:
         try:
+            Path("step").write_text("")  # the signal comes after it, and may come at once
             time.sleep(60)
         except BaseException:  # as a careless callback does
             continue
