@@ -16,6 +16,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -148,23 +149,30 @@ class Selecting(Scaled):
         self.register_buffer("seen", torch.tensor([True] * 3 + [False] * 3))
 
 
+def losses_around_a_change(latent_model: Any, change: Callable[[], object], *, graph: bool) -> Tensor:
+    """Return the losses of four steps before a change and of four after it; there is no warning."""
+    batches = _batches(8)
+    with (
+        warnings.catch_warnings(),
+        stepper(latent_model, Trace_ELBO(), graph=graph, batch=data()) as (step, _),
+        isolated(4),
+    ):
+        warnings.simplefilter("error")
+        before = [step(batch)[0] for batch in batches[:4]]
+        change()
+        step.refresh()
+        losses = torch.stack([*before, *(step(batch)[0] for batch in batches[4:])])
+        assert step.graph is graph
+    return losses
+
+
 def test_a_mask_of_the_model_stays_in_the_graph_until_it_changes() -> None:
     losses = {}
     for graph in (True, False):
         with isolated(3):
             latent_model = Selecting()
-        batches = _batches(8)
-        with (
-            warnings.catch_warnings(),
-            stepper(latent_model, Trace_ELBO(), graph=graph, batch=data()) as (step, _),
-            isolated(4),
-        ):
-            warnings.simplefilter("error")
-            before = [step(batch)[0] for batch in batches[:4]]
-            latent_model.seen.copy_(torch.tensor([False] * 2 + [True] * 4))
-            step.refresh()
-            losses[graph] = torch.stack([*before, *(step(batch)[0] for batch in batches[4:])])
-            assert step.graph is graph
+        change = partial(latent_model.seen.copy_, torch.tensor([False] * 2 + [True] * 4))
+        losses[graph] = losses_around_a_change(latent_model, change, graph=graph)
     assert torch.equal(losses[True], losses[False])
 
 
@@ -174,18 +182,7 @@ def test_a_number_of_a_constant_tensor_stays_in_the_graph_until_it_changes() -> 
         factor = torch.tensor(1.0)
         with isolated(3):
             latent_model = Scaled(lambda x, factor=factor: float(factor))  # type: ignore[misc]
-        batches = _batches(8)
-        with (
-            warnings.catch_warnings(),
-            stepper(latent_model, Trace_ELBO(), graph=graph, batch=data()) as (step, _),
-            isolated(4),
-        ):
-            warnings.simplefilter("error")
-            before = [step(batch)[0] for batch in batches[:4]]
-            factor.fill_(3.0)
-            step.refresh()
-            losses[graph] = torch.stack([*before, *(step(batch)[0] for batch in batches[4:])])
-            assert step.graph is graph
+        losses[graph] = losses_around_a_change(latent_model, partial(factor.fill_, 3.0), graph=graph)
     assert torch.equal(losses[True], losses[False])
 
 

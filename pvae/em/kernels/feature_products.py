@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ class BlockedProducts(FeatureProducts):
         self._gemm: Callable[..., Any] = scipy.linalg.blas.dgemm if is_double else scipy.linalg.blas.sgemm
         longest = max(1, MOST_IN_BLOCK // (components * rows))
         count = -(-size // longest)
-        self._ends = [size * part // count for part in range(count + 1)]
+        self._blocks = list(pairwise(size * part // count for part in range(count + 1)))
         self._memory: dict[int, tuple[Tensor, np.ndarray]] = {}
 
     def _memory_of(self, batch: int) -> tuple[Tensor, np.ndarray]:
@@ -129,7 +130,7 @@ class BlockedProducts(FeatureProducts):
         logits, _ = self._memory_of(phi.shape[1])
         # BLAS takes matrices with contiguous columns: the transposes of those here
         columns, result = phi.numpy().T, logits.numpy().T
-        for start, end in zip(self._ends, self._ends[1:], strict=False):
+        for start, end in self._blocks:
             natural_parameters = self._natural_parameters[start:end].T
             self._gemm(1.0, columns[:, start:end], natural_parameters, float(start > 0), result, 0, 1, 1)
         return logits
@@ -142,7 +143,7 @@ class BlockedProducts(FeatureProducts):
             np.copyto(transposed, left)
             left = transposed.T
         is_transposed = not self._transposes
-        for start, end in zip(self._ends, self._ends[1:], strict=False):
+        for start, end in self._blocks:
             self._gemm(1.0, left, columns[:, start:end], 1.0, self._sums[start:end].T, is_transposed, 0, 1)
 
 

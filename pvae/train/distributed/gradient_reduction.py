@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -37,11 +37,19 @@ class _Space:
     sums: Sums
     shapes: list[torch.Size]
     flags: int
+    _views: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def views(self, values: Tensor) -> list[Tensor]:
-        """Return the parts of memory of shape (elements,), in the shapes of the numbers, gradients and buffers."""
-        parts = values.split([shape.numel() for shape in self.shapes])
-        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        """Return the parts of memory of the sums, in the shapes of the numbers, gradients and buffers.
+
+        Args:
+            values: ``sums.own`` or ``sums.total``, shape (elements,), which lie at few places; views of each are kept.
+        """
+        place = values.data_ptr()
+        if place not in self._views:
+            parts = values.split([shape.numel() for shape in self.shapes])
+            self._views[place] = [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return self._views[place]
 
 
 class GradientReduction:
